@@ -1,0 +1,127 @@
+"""What a rule may ask and tell while the graph of operations is walked once, in execution order."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from surgeon.coupling.axes import Layout, freeze_all, rigid_layout
+from surgeon.coupling.graph import Norm, Role
+from surgeon.coupling.ledger import Elements, Ledger
+
+Value = Layout | tuple[Any, ...] | None
+
+
+@dataclass
+class Weight:
+    """The state-dict keys behind a node that a convolution or linear layer has just computed."""
+
+    weight: str
+    bias: str | None
+
+
+@dataclass
+class Context:
+    """The state of one walk: layouts of the nodes so far, and what is known about parameters.
+
+    Attributes:
+        ledger: the facts about elements.
+        values: the layout (or tuple of layouts) of every node so far.
+        parameters: state-dict key of every node that is a parameter or buffer itself.
+        derived: nodes that depend on parameters and constants only, never on the input.
+        roles: (elements, role, module) in the order in which operations used parameters.
+        module: path of the module whose operation is being interpreted.
+        writers: for every convolution or linear node, its weight.
+        norms: for every weight, the BatchNorm right behind it.
+    """
+
+    ledger: Ledger
+    values: dict[fx.Node, Value] = field(default_factory=dict)
+    parameters: dict[fx.Node, str] = field(default_factory=dict)
+    derived: set[fx.Node] = field(default_factory=set)
+    roles: list[tuple[Elements, Role, str]] = field(default_factory=list)
+    writers: dict[fx.Node, Weight] = field(default_factory=dict)
+    norms: dict[str, Norm] = field(default_factory=dict)
+    module: str = ""
+
+    def layout(self, argument: Any) -> Layout:
+        """Return the layout of an argument; a number (or nothing) has no dimensions."""
+        if isinstance(argument, fx.Node):
+            value = self.values.get(argument)
+            if isinstance(value, Layout):
+                return value
+            shape = shape_of(argument)
+            return rigid_layout(shape, "an unknown value") if shape is not None else Layout(())
+        return Layout(())
+
+    def key(self, argument: Any) -> str | None:
+        """Return the state-dict key if the argument is a parameter or buffer itself."""
+        return self.parameters.get(argument) if isinstance(argument, fx.Node) else None
+
+    def is_derived(self, argument: Any) -> bool:
+        """Return whether the argument depends on parameters and constants only."""
+        return not isinstance(argument, fx.Node) or argument in self.derived
+
+    def mark(self, argument: Any, dims: Sequence[int], role: Role) -> None:
+        """State the role of a weight's axes; ignored where the argument depends on the input."""
+        if not isinstance(argument, fx.Node) or argument not in self.derived:
+            return
+        layout = self.layout(argument)
+        legs = {leg for dim in dims for leg in layout.dims[dim]}
+        for block in layout.blocks:
+            if legs & set(block.free):
+                self.roles.append((block.labels.ravel(), role, self.module))
+
+    def freeze(self, argument: Any, node: fx.Node, why: str = "") -> Layout:
+        """Freeze all channels of an argument and return its layout without them."""
+        return freeze_all(self.layout(argument), self.ledger, why or plain(node), f"the result of {op_name(node)}")
+
+    def inhomogeneous(self, *layouts: Layout) -> None:
+        """State that the channels of these layouts go through something that is not positively homogeneous."""
+        for layout in layouts:
+            for block in layout.blocks:
+                self.ledger.note_inhomogeneous(block.labels)
+
+
+Rule = Callable[[Context, fx.Node, dict[str, Any]], Value]
+
+
+def op_name(node: fx.Node) -> str:
+    """Return the operation's name, e.g. `aten.conv2d`."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target.overloadpacket)
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def module_path(node: fx.Node) -> str:
+    """Return the path of the innermost module that the operation belongs to ('' for the network itself)."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next(reversed(stack.values()))[0] if stack else ""
+    return path.split("@")[0]
+
+
+def reason(node: fx.Node) -> str:
+    """Return the sentence for channels that this operation fixes; `{detail}` stands for what they meet."""
+    where = module_path(node).replace("{", "").replace("}", "")
+    place = f"In {where}, {op_name(node)}" if where else f"The network's own {op_name(node)}"
+    return place + " fixes the positions{detail}."
+
+
+def plain(node: fx.Node) -> str:
+    """Return the sentence for channels that this operation fixes by itself."""
+    return reason(node).format(detail="")
+
+
+def shape_of(node: Any) -> tuple[int, ...] | None:
+    """Return the shape of a node's value, or None where it is no tensor."""
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return tuple(int(size) for size in value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def result_shape(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape of a node's value, which must be a tensor."""
+    shape = shape_of(node)
+    assert shape is not None, f"{node} has no tensor value"
+    return shape

@@ -1,0 +1,142 @@
+"""The nouns of the coupling graph: which tensor axes carry the same channels, and which are left alone."""
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+
+Role = Literal["producer", "affine", "statistic", "consumer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One tensor axis that carries the channels of a group.
+
+    Attributes:
+        tensor: state-dict key.
+        dim: axis of that tensor.
+        role: `producer` (rows of weights that write the channels), `affine` (one number or kernel a channel: bias,
+            scale, shift, depthwise kernel), `statistic` (a buffer), `consumer` (columns of weights that read them).
+        positions: LongTensor `[size, repeat]`; row c holds every position along `dim` that belongs to channel c.
+        rows: None, or the `(start, stop)` slice of axis 0 concerned: a grouped convolution reads each group by its own
+            rows (and a grouped transposed convolution writes it).
+    """
+
+    tensor: str
+    dim: int
+    role: Role
+    positions: torch.Tensor
+    rows: slice | None = None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A BatchNorm that follows a convolution directly: state-dict keys (None where it has no scale or shift) and its ε."""
+
+    weight: str | None
+    bias: str | None
+    running_mean: str
+    running_var: str
+    eps: float
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A weight that writes channels: state-dict keys of the weight, of its bias, and the BatchNorm right behind it."""
+
+    weight: str
+    bias: str | None
+    norm: Norm | None
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """One set of channels and every tensor axis that carries them.
+
+    Any permutation of the channels, applied to all members, leaves the network's function unchanged.
+
+    Attributes:
+        name: the module whose output first carries the channels, e.g. `layer4.0.conv3`.
+        size: number of channels.
+        members: every (tensor, axis) that carries them.
+        homogeneous: True when every operation between producers and consumers is positively homogeneous, so that a
+            positive factor on a channel's producers can be divided out of its consumers.
+        writers: the weights among the producers with the bias and BatchNorm that belong to each.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    homogeneous: bool
+    writers: tuple[Writer, ...] = ()
+
+
+@dataclass(frozen=True)
+class FrozenAxis:
+    """A tensor axis (or some positions of it) that no edit may touch, with the reason as a sentence."""
+
+    tensor: str
+    dim: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """Where a module's output tensor carries a group.
+
+    Attributes:
+        group: the channel group.
+        channels: LongTensor `[n]`, which of the group's channels the output carries.
+        dim: dimension of the output tensor.
+        positions: LongTensor `[n, repeat]`, positions along `dim` for each of `channels`.
+    """
+
+    group: ChannelGroup
+    channels: torch.Tensor
+    dim: int
+    positions: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CouplingGraph:
+    """The free channel groups of a network, and what is frozen and why.
+
+    Attributes:
+        groups: free groups in execution order.
+        frozen: axes that are left alone, with reasons.
+        outputs: what each module's output carries.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    frozen: tuple[FrozenAxis, ...]
+    outputs: "ModuleOutputs" = field(repr=False)
+
+    def at(self, name: str) -> tuple[ChannelGroup, ...]:
+        """Return the groups carried by a module's output, e.g. `graph.at("layer4")`: a stage, a block or a layer.
+
+        Raises:
+            LayerError: no module of this name computes anything.
+        """
+        return tuple(dict.fromkeys(carried.group for carried in self.outputs.carried(name)))
+
+
+class ModuleOutputs(Protocol):
+    """What the modules' outputs carry."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modules that compute something, in execution order."""
+
+    def carried(self, name: str) -> tuple[Carried, ...]:
+        """Return where the output of module `name` carries which groups.
+
+        Raises:
+            LayerError: no module of this name computes anything.
+        """
+
+    def reasons(self, name: str) -> tuple[str, ...]:
+        """Return why channels of the module's output are frozen.
+
+        Raises:
+            LayerError: no module of this name computes anything.
+        """

@@ -1,0 +1,158 @@
+"""Convolutions, linear layers and products of matrices: weights read the channels of one axis and write another."""
+
+from typing import Any
+
+from torch import fx
+
+from surgeon.coupling.axes import Layout, collapse, mix_dims, reshape, rigid_dim, rigid_layout, size_of
+from surgeon.coupling.combine import combine, contract
+from surgeon.coupling.context import Context, Rule, Value, Weight, plain, reason, result_shape
+
+PIXELS = "positions in the image"
+KERNEL = "A kernel's positions are no channels."
+
+
+def linear(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
+    """`input [..., I]`, `weight [O, I]` → `[..., O]`."""
+    layout, weight = context.layout(arguments["input"]), context.layout(arguments["weight"])
+    batch = [f"b{dim}" for dim in range(len(layout.dims) - 1)]
+    letters = ["o", "i"][2 - len(weight.dims) :]
+    context.mark(arguments["weight"], [letters.index("i")], "consumer")
+    context.mark(arguments["weight"], [dim for dim, letter in enumerate(letters) if letter == "o"], "producer")
+    operands = [(layout, [*batch, "i"]), (weight, letters)]
+    result = contract(operands, [*batch, *letters[:-1]], context.ledger, reason(node))
+    return _add_bias(context, node, result, arguments, dim=-1) if result.dims else result
+
+
+def _add_bias(context: Context, node: fx.Node, result: Layout, arguments: dict[str, Any], dim: int) -> Layout:
+    """Add the bias along `dim` and remember which parameters wrote this node."""
+    bias = arguments.get("bias")
+    if bias is not None:
+        layout = context.layout(bias)
+        context.mark(bias, range(len(layout.dims)), "affine")
+        rank = len(result.dims)
+        behind = rank - 1 - (dim % rank)
+        layout = Layout(layout.dims + ((),) * behind, layout.blocks)
+        result = combine(result, layout, context.ledger, reason(node))
+    key = context.key(arguments["weight"])
+    if key is not None and (bias is None or context.key(bias) is not None):
+        context.writers[node] = Weight(key, context.key(bias))
+    return result
+
+
+def convolution(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
+    """`input [B, I, …]`, `weight [O, I/g, …]` (transposed: `[I, O/g, …]`) → `[B, O, …]`; kernels mix neighbours."""
+    transposed = "transpose" in str(node.target) or bool(arguments.get("transposed"))
+    groups = arguments.get("groups", 1)
+    layout, weight = context.layout(arguments["input"]), context.layout(arguments["weight"])
+    shape = result_shape(node)
+    if len(layout.dims) != len(shape) or len(weight.dims) != len(shape):
+        context.freeze(arguments["weight"], node)
+        context.freeze(arguments["input"], node)
+        return rigid_layout(shape, "the result of an unbatched convolution")
+    spatial = range(2, len(layout.dims))
+    layout = mix_dims(layout, spatial, context.ledger, plain(node), PIXELS)
+    weight = mix_dims(weight, spatial, context.ledger, KERNEL, "positions in a kernel")
+    # The contraction sees neither pixels nor kernel places: they are rigid, and the result gets its own.
+    layout = _first_dims(layout, context)
+    weight = _first_dims(weight, context)
+    reads, writes = size_of(layout.dims[1]), shape[1]
+    if groups == 1:
+        context.mark(arguments["weight"], [1 if transposed else 0], "producer")
+        context.mark(arguments["weight"], [0 if transposed else 1], "consumer")
+        letters = ["i", "o"] if transposed else ["o", "i"]
+        result = contract([(layout, ["b", "i"]), (weight, letters)], ["b", "o"], context.ledger, reason(node))
+    else:
+        depthwise = groups == reads
+        first, second = ("affine", "affine") if depthwise else ("producer", "consumer")
+        context.mark(arguments["weight"], [1 if transposed else 0], first)  # type: ignore[arg-type]
+        context.mark(arguments["weight"], [0 if transposed else 1], second)  # type: ignore[arg-type]
+        outer = size_of(weight.dims[0]) // groups
+        split = reshape(layout, [size_of(layout.dims[0]), groups, reads // groups], context.ledger, plain(node))
+        weight = reshape(weight, [groups, outer, size_of(weight.dims[1])], context.ledger, plain(node))
+        letters = ["g", "i", "o"] if transposed else ["g", "o", "i"]
+        result = contract([(split, ["b", "g", "i"]), (weight, letters)], ["b", "g", "o"], context.ledger, reason(node))
+        result = reshape(result, [shape[0], writes], context.ledger, plain(node))
+    result = Layout(result.dims + tuple(rigid_dim(size, PIXELS) for size in shape[2:]), result.blocks)
+    return _add_bias(context, node, result, arguments, dim=1)
+
+
+def _first_dims(layout: Layout, context: Context) -> Layout:
+    """Drop the (rigid) dimensions behind the first two; a block that still selects along one joins over it."""
+    gone = [leg for dim in layout.dims[2:] for leg in dim]
+    blocks = [collapse(b, [leg for leg in b.legs if leg in gone], context.ledger) for b in layout.blocks]
+    return Layout(layout.dims[:2], tuple(blocks))
+
+
+def matmul(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
+    """Batched product of matrices, or of a matrix and a vector, with broadcasting over the leading dimensions."""
+    names = [name for name in ("self", "other", "mat2", "vec", "tensor") if name in arguments]
+    first, second = (context.layout(arguments[name]) for name in names[:2])
+    return product(context, node, arguments[names[0]], arguments[names[1]], first, second)
+
+
+def product(context: Context, node: fx.Node, left: Any, right: Any, first: Layout, second: Layout) -> Layout:
+    """Return the layout of `first @ second`."""
+    left_batch = [f"b{len(first.dims) - 3 - d}" for d in range(len(first.dims) - 2)]
+    right_batch = [f"b{len(second.dims) - 3 - d}" for d in range(len(second.dims) - 2)]
+    batch = left_batch if len(left_batch) >= len(right_batch) else right_batch
+    left_names = [*left_batch, "r", "k"] if len(first.dims) > 1 else ["k"]
+    right_names = [*right_batch, "k", "c"] if len(second.dims) > 1 else ["k"]
+    output = [*batch, *(["r"] if len(first.dims) > 1 else []), *(["c"] if len(second.dims) > 1 else [])]
+    for operand, names in ((left, left_names), (right, right_names)):
+        if isinstance(operand, fx.Node) and len(names) > 1:
+            context.mark(operand, [names.index("k")], "consumer")
+            context.mark(operand, [d for d, name in enumerate(names) if name in ("r", "c")], "producer")
+    if not (context.is_derived(left) or context.is_derived(right)):
+        context.inhomogeneous(first, second)
+    return contract([(first, left_names), (second, right_names)], output, context.ledger, reason(node))
+
+
+def add_product(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
+    """`addmm` and `baddbmm`: a summand and a product."""
+    names = ("mat1", "mat2") if "mat1" in arguments else ("batch1", "batch2")
+    first, second = (context.layout(arguments[name]) for name in names)
+    result = product(context, node, arguments[names[0]], arguments[names[1]], first, second)
+    context.mark(arguments["self"], range(len(context.layout(arguments["self"]).dims)), "affine")
+    return combine(result, context.layout(arguments["self"]), context.ledger, reason(node))
+
+
+def einsum(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
+    """An explicit einsum without repeated letters in one operand; others freeze."""
+    equation, operands = arguments["equation"].replace(" ", ""), list(arguments["tensors"])
+    inputs, arrow, output = equation.partition("->")
+    terms = inputs.split(",")
+    plain_terms = [term.replace("...", "") for term in terms]
+    if not arrow or any(len(set(term)) != len(term) for term in plain_terms):
+        for operand in operands:
+            context.freeze(operand, node)
+        return rigid_layout(result_shape(node), "the result of an einsum")
+    layouts = [context.layout(operand) for operand in operands]
+    spread = max(len(la.dims) - len(te) for la, te in zip(layouts, plain_terms, strict=True)) if "..." in inputs else 0
+
+    def letters(term: str, rank: int) -> list[str]:
+        if "..." not in term:
+            return list(term)
+        before, after = term.split("...")
+        count = rank - len(before) - len(after)
+        return [*before, *(f"dots{spread - count + i}" for i in range(count)), *after]
+
+    names = [letters(term, len(layout.dims)) for term, layout in zip(terms, layouts, strict=True)]
+    result = letters(output, len(result_shape(node)))
+    for operand, operand_names in zip(operands, names, strict=True):
+        context.mark(operand, [d for d, name in enumerate(operand_names) if name not in result], "consumer")
+        context.mark(operand, [d for d, name in enumerate(operand_names) if name in result], "producer")
+    if sum(not context.is_derived(operand) for operand in operands) > 1:
+        context.inhomogeneous(*layouts)
+    return contract(list(zip(layouts, names, strict=True)), result, context.ledger, reason(node))
+
+
+RULES: dict[str, Rule] = {
+    "aten.linear": linear,
+    **{f"aten.{name}": convolution for name in ("conv1d", "conv2d", "conv3d", "convolution")},
+    **{f"aten.conv_transpose{rank}d": convolution for rank in (1, 2, 3)},
+    **{f"aten.{name}": matmul for name in ("matmul", "mm", "bmm", "mv", "dot")},
+    "aten.addmm": add_product,
+    "aten.baddbmm": add_product,
+    "aten.einsum": einsum,
+}

@@ -1,0 +1,207 @@
+"""Write a network down as a graph of ATen operations, and solve which of its channels belong together."""
+
+import copy
+import traceback
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from surgeon.coupling.assemble import assemble
+from surgeon.coupling.axes import Layout
+from surgeon.coupling.graph import CouplingGraph
+from surgeon.coupling.interpret import Binding, walk
+from surgeon.coupling.ledger import Ledger
+from surgeon.coupling.solve import solve
+from surgeon.errors import TraceError
+
+UNUSED = "The network's forward pass does not use it."
+DEFAULT_INPUT = (3, 224, 224)
+
+
+def trace(model: nn.Module, example_input: Any = None, *, submodule: str | None = None) -> CouplingGraph:
+    """Return the coupling graph of a network; the model itself is never changed, run or wrapped.
+
+    No computation takes place: the operations are recorded on tensors without storage, so that networks on the meta
+    device and networks larger than the memory are traced alike.
+
+    Args:
+        model: the network, in any mode, on any device.
+        example_input: what `model` is called with: a tensor, a tuple of positional arguments or a dictionary of
+            keyword arguments, of any nesting; only shapes and dtypes matter. Without it a batch of 2 images of the
+            size in the model's timm configuration, or of 3 × 224 × 224.
+        submodule: path of a submodule to trace instead of the whole network, e.g. the backbone of a detector;
+            `example_input` is then the submodule's. Tensors keep their names in the whole network.
+
+    Raises:
+        TraceError: the network's forward pass cannot be recorded; the message names the module and the line.
+    """
+    root = model.get_submodule(submodule) if submodule else model
+    prefix = f"{submodule}." if submodule else ""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    twin = _twin(root, mode)
+    arguments, keywords = _example(root, example_input, mode)
+    program = _export(twin.eval(), arguments, keywords)
+    ledger = Ledger()
+    bindings = _bindings(program, root, prefix)
+    contexts = [walk(program.graph, bindings, ledger)]
+    outputs = _module_outputs(program.graph, contexts[0].values, prefix)
+    unused = _unused(bindings)
+    if unused & {prefix + name for name, _ in root.named_parameters()}:
+        # Auxiliary heads run in training only, but they read the same channels and must be edited along.
+        training = _export_training(twin, arguments, keywords)
+        if training is not None:
+            bindings = _bindings(training, root, prefix)
+            bends = len(ledger.inhomogeneous)
+            contexts.append(walk(training.graph, bindings, ledger))
+            # The batch statistics of training would make every BatchNorm look inhomogeneous.
+            del ledger.inhomogeneous[bends:]
+            unused &= _unused(bindings)
+    for key, elements in ledger.axes.items():
+        if key.tensor in unused:
+            ledger.freeze(elements, UNUSED)
+    return assemble(ledger, solve(ledger), contexts, outputs)
+
+
+def _twin(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """Return a copy of the model whose parameters and buffers have no storage, without the user's hooks."""
+    memo: dict[int, Any] = {}
+    with mode:
+        for parameter in model.parameters():
+            memo[id(parameter)] = nn.Parameter(
+                torch.empty(parameter.shape, dtype=parameter.dtype), requires_grad=parameter.requires_grad
+            )
+        for buffer in model.buffers():
+            memo[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Tensor) and id(value) not in memo and not value.is_meta:
+                memo[id(value)] = value.detach().to("cpu", copy=True)
+    try:
+        twin = copy.deepcopy(model, memo)
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise TraceError(
+            f"The network cannot be copied for tracing: {error}",
+            "Remove what cannot be copied (open files, locks, generators) from its modules.",
+        ) from error
+    for module in twin.modules():
+        module._forward_hooks.clear()
+        module._backward_hooks.clear()
+        # Weight and spectral normalization of torch.nn.utils compute the weight in a hook; the user's own hooks go.
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if not type(hook).__module__.startswith("torch.nn.utils"):
+                del module._forward_pre_hooks[key]
+    return twin
+
+
+def _example(model: nn.Module, example: Any, mode: FakeTensorMode) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return fake positional and keyword arguments for the model's forward pass."""
+    if example is None:
+        config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+        size = config.get("input_size", DEFAULT_INPUT) if isinstance(config, Mapping) else DEFAULT_INPUT
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        example = torch.empty(2, *size, dtype=dtype, device="meta")
+    arguments = example if isinstance(example, tuple) else () if isinstance(example, Mapping) else (example,)
+    keywords = dict(example) if isinstance(example, Mapping) else {}
+
+    def fake(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        with mode:
+            return torch.empty(leaf.shape, dtype=leaf.dtype)
+
+    return pytree.tree_map(fake, arguments), pytree.tree_map(fake, keywords)
+
+
+def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ExportedProgram:
+    try:
+        with warnings.catch_warnings():
+            # Recurrent layers assign their flattened weights while they run; on the storage-free copy that is harmless.
+            warnings.filterwarnings("ignore", message="The tensor attribute")
+            return torch.export.export(model, arguments, keywords, strict=False)
+    except Exception as error:  # The model's own forward runs here and may raise anything.
+        raise TraceError(
+            f"The network cannot be traced: {_first_line(error)} ({_place(model, error)}).",
+            "Pass an example_input that the network accepts, or trace a submodule whose shapes do not depend on data.",
+        ) from error
+
+
+def _export_training(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ExportedProgram | None:
+    """Return the training-mode graph, where auxiliary heads appear; None for networks that only run in evaluation."""
+    try:
+        return _export(model.train(), arguments, keywords)
+    except TraceError:
+        return None
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
+
+
+def _place(model: nn.Module, error: BaseException) -> str:
+    """Return the innermost module of the model and the line in which the error arose."""
+    names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
+    place = "outside the network's modules"
+    link = error.__traceback__
+    for frame, line in traceback.walk_tb(link):
+        owner = frame.f_locals.get("self")
+        if id(owner) in names and frame.f_code.co_name == "forward":
+            place = f"module '{names[id(owner)]}', {frame.f_code.co_filename}:{line}"
+    return place
+
+
+def _bindings(program: ExportedProgram, model: nn.Module, prefix: str) -> dict[fx.Node, Binding]:
+    """Return what each placeholder of the program stands for."""
+    persistent = set(model.state_dict(keep_vars=True))
+    tensors = dict(model.named_buffers())
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    result = {}
+    for spec in program.graph_signature.input_specs:
+        node = nodes[spec.arg.name]
+        value = node.meta.get("val")
+        shape = tuple(int(size) for size in value.shape) if isinstance(value, torch.Tensor) else None
+        target = spec.target or ""
+        if spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and target in persistent):
+            result[node] = Binding(shape, key=prefix + target)
+        elif spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+            known = tensors.get(target, program.constants.get(target))
+            known = None if isinstance(known, FakeTensor) or not isinstance(known, torch.Tensor) else known
+            result[node] = Binding(shape, value=known, constant=prefix + target)
+        else:
+            result[node] = Binding(shape)
+    return result
+
+
+def _unused(bindings: Mapping[fx.Node, Binding]) -> set[str]:
+    return {binding.key for node, binding in bindings.items() if binding.key is not None and not node.users}
+
+
+def _module_outputs(graph: fx.Graph, values: Mapping[fx.Node, Any], prefix: str) -> dict[str, list[Layout]]:
+    """Return the layouts of what every module hands to operations outside of it."""
+    scopes = {node: _scopes(node, prefix) for node in graph.nodes}
+    outputs: dict[str, list[Layout]] = {}
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        leaving = {name for user in node.users for name in scopes[node] if name not in scopes[user]}
+        for name in scopes[node]:
+            found = outputs.setdefault(name, [])
+            if name in leaving and isinstance(values.get(node), Layout):
+                found.append(values[node])
+    return outputs
+
+
+def _scopes(node: fx.Node, prefix: str) -> dict[str, None]:
+    """Return the paths of all modules that an operation belongs to, from the outermost."""
+    if node.op != "call_function":
+        return {}
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [entry[0].split("@")[0] for entry in stack.values()]
+    return dict.fromkeys(f"{prefix}{path}" for path in paths if path)
