@@ -1,8 +1,33 @@
-"""Bring dead, duplicated and weak channels of pretrained vision networks back to life."""
+"""Bring dead, duplicated and weak channels of pretrained vision networks back to life.
 
-from surgeon.coupling import trace
-from surgeon.edit.permute import permute
+The names below are imported when they are first used, so that `surgeon --help` starts without torch.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "permute", "trace"]
+_HOMES = {
+    "trace": "surgeon.coupling",
+    "plan": "surgeon.operate",
+    "execute": "surgeon.edit.execute",
+    "apply": "surgeon.operate",
+    "permute": "surgeon.edit.permute",
+    "load": "surgeon.checkpoint",
+    "save": "surgeon.checkpoint",
+    "methods": "surgeon.methods",
+}
+
+__all__ = ["__version__", "apply", "execute", "load", "methods", "permute", "plan", "save", "trace"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'surgeon' has no attribute '{name}'")
+    home = importlib.import_module(_HOMES[name])
+    return home if name == "methods" else getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

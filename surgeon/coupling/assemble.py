@@ -5,21 +5,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from surgeon.coupling.axes import Block, Layout, size_of
 from surgeon.coupling.context import Context
-from surgeon.coupling.graph import Carried, ChannelGroup, CouplingGraph, FrozenAxis, Member, Norm, Role, Writer
-from surgeon.coupling.interpret import OUTPUT
+from surgeon.coupling.graph import ChannelGroup, CouplingGraph, FrozenAxis, Member, Norm, Role, Writer
 from surgeon.coupling.ledger import AxisKey, Elements, Ledger
+from surgeon.coupling.outputs import Handed, Outputs
 from surgeon.coupling.rules.contraction import KERNEL
 from surgeon.coupling.solve import Solution
-from surgeon.errors import LayerError
 
 
 def assemble(
     ledger: Ledger,
     solution: Solution,
     contexts: Sequence[Context],
-    outputs: Mapping[str, Sequence[Layout]],
+    outputs: Mapping[str, Handed],
 ) -> CouplingGraph:
     """Return the coupling graph of a solved network.
 
@@ -27,7 +25,7 @@ def assemble(
         ledger: the facts.
         solution: their solution.
         contexts: what the walks learnt about roles and BatchNorms, in order.
-        outputs: layouts of every module's output tensors, in execution order.
+        outputs: what every module hands on, in execution order.
     """
     channel_index = _channel_indices(ledger, solution)
     roles, names = _roles(ledger, solution, contexts)
@@ -41,7 +39,13 @@ def assemble(
             members.setdefault(group, []).append(Member(key.tensor, key.dim, role, positions, rows))
         for axis in _frozen(key, elements, solution):
             frozen[axis] = None
-    order = sorted(members, key=lambda group: names.get(group, (len(names) + group, ""))[0])
+
+    def place(group: int) -> tuple[int, int, int]:
+        first = members[group][0]
+        start = first.rows.start if first.rows is not None else 0
+        return names.get(group, (len(names) + group, ""))[0], start, int(first.positions.min())
+
+    order = sorted(members, key=place)
     groups: dict[int, ChannelGroup] = {}
     homogeneous = _homogeneous_groups(solution)
     for group in order:
@@ -56,7 +60,7 @@ def assemble(
                 writers[member.tensor] for member in written if member.role == "producer" and member.tensor in writers
             ),
         )
-    shown = Outputs(outputs, solution, channel_index, groups)
+    shown = Outputs(outputs, contexts[0].parameters, solution, channel_index, groups)
     return CouplingGraph(tuple(groups.values()), tuple(frozen), shown)
 
 
@@ -97,24 +101,25 @@ def _roles(
     ledger: Ledger, solution: Solution, contexts: Sequence[Context]
 ) -> tuple[dict[AxisKey, Role], dict[int, tuple[int, str]]]:
     """Return the role of every axis (its first use) and for every group (order of execution, name)."""
-    keys = list(ledger.axes)
-    starts = np.array([int(ledger.axes[key].flat[0]) for key in keys] or [0], dtype=np.int64)
-    by_start = np.argsort(starts, kind="stable")
+    keys = sorted(ledger.axes, key=lambda key: int(ledger.axes[key].flat[0]))
+    starts = np.array([ledger.axes[key].flat[0] for key in keys] or [0], dtype=np.int64)
+    stops = np.array([ledger.axes[key].flat[-1] for key in keys] or [-1], dtype=np.int64)
     roles: dict[AxisKey, Role] = {}
+    strong: dict[AxisKey, Role] = {}
     names: dict[int, tuple[int, str]] = {}
     carried: dict[int, tuple[int, str]] = {}
     marks = (mark for context in contexts for mark in context.roles)
     for order, (elements, role, module) in enumerate(marks):
-        places = np.unique(np.searchsorted(starts[by_start], elements, side="right") - 1)
-        for place in places.tolist():
-            key = keys[by_start[place]]
-            if elements.min() <= ledger.axes[key].max():
-                roles.setdefault(key, role)
+        places = np.maximum(np.searchsorted(starts, elements, side="right") - 1, 0)
+        inside = (elements >= starts[places]) & (elements <= stops[places])
+        for place in np.unique(places[inside]).tolist():
+            # A standardized weight goes through sums and products before it is a convolution's.
+            (roles if role == "affine" else strong).setdefault(keys[place], role)
         for group in np.unique(solution.group[solution.channel[elements]]).tolist():
             carried.setdefault(group, (order, module))
             if role == "producer":
                 names.setdefault(group, (order, module))
-    return roles, {group: names.get(group, first) for group, first in carried.items() if group >= 0}
+    return {**roles, **strong}, {group: names.get(group, first) for group, first in carried.items() if group >= 0}
 
 
 def _writers(contexts: Sequence[Context]) -> dict[str, Writer]:
@@ -137,85 +142,3 @@ def _frozen(key: AxisKey, elements: Elements, solution: Solution) -> list[Frozen
     reasons = np.unique(solution.reason[solution.channel[elements]])
     sentences = [solution.reasons[index] for index in reasons.tolist() if index >= 0]
     return [FrozenAxis(key.tensor, key.dim, sentence) for sentence in sentences if sentence != KERNEL]
-
-
-class Outputs:
-    """What every module's output carries; worked out when asked for."""
-
-    def __init__(
-        self,
-        layouts: Mapping[str, Sequence[Layout]],
-        solution: Solution,
-        index: np.ndarray,
-        groups: Mapping[int, ChannelGroup],
-    ) -> None:
-        self._layouts = layouts
-        self._solution = solution
-        self._index = index
-        self._groups = groups
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The modules that compute something, in execution order."""
-        return tuple(self._layouts)
-
-    def carried(self, name: str) -> tuple[Carried, ...]:
-        """Return where the output of module `name` carries which groups."""
-        return tuple(
-            carried for layout in self._of(name) for block in layout.blocks for carried in self._block(layout, block)
-        )
-
-    def reasons(self, name: str) -> tuple[str, ...]:
-        """Return why channels of the module's output are frozen."""
-        sentences: dict[str, None] = {}
-        for layout in self._of(name):
-            for block in layout.blocks:
-                indices = np.unique(self._solution.reason[self._solution.channel[block.labels.ravel()]])
-                sentences.update((self._solution.reasons[i], None) for i in indices.tolist() if i >= 0)
-            sentences.update(
-                (f"The output holds {leg.meaning}.", None)
-                for dim in layout.dims[1:2]
-                for leg in dim
-                if leg.meaning and not layout.blocks
-            )
-        return tuple(sentences)
-
-    def _of(self, name: str) -> Sequence[Layout]:
-        if name not in self._layouts:
-            raise LayerError(
-                f"The network has no module '{name}' that computes anything.",
-                "Choose one of the modules that `surgeon inspect` lists.",
-            )
-        return self._layouts[name]
-
-    def _block(self, layout: Layout, block: Block) -> list[Carried]:
-        dims = [d for d, legs in enumerate(layout.dims) if set(legs) & set(block.legs)]
-        free_dims = [d for d in dims if set(layout.dims[d]) & set(block.free)]
-        if len(free_dims) != 1 or dims != free_dims:
-            return []
-        dim = free_dims[0]
-        legs = layout.dims[dim]
-        places = np.arange(size_of(legs)).reshape([leg.size for leg in legs])
-        others = [axis for axis, leg in enumerate(legs) if leg not in block.legs]
-        places = places.transpose([legs.index(leg) for leg in block.legs] + others).reshape(block.labels.size, -1)
-        elements = block.labels.ravel()
-        channels = self._solution.channel[elements]
-        groups = self._solution.group[channels]
-        result = []
-        for group in np.unique(groups[groups >= 0]).tolist():
-            chosen = np.flatnonzero(groups == group)
-            order = np.lexsort((self._solution.rank[elements[chosen]], self._index[channels[chosen]]))
-            chosen = chosen[order]
-            present = np.unique(self._index[channels[chosen]])
-            result.append(
-                Carried(
-                    self._groups[group],
-                    torch.from_numpy(present),
-                    dim,
-                    torch.from_numpy(places[chosen].reshape(present.size, -1)),
-                )
-            )
-        return result
-
-
-__all__ = ["OUTPUT", "Outputs", "assemble"]

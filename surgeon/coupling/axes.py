@@ -111,6 +111,13 @@ def substitute(layout: Layout, exchange: Mapping[Leg, tuple[Leg, ...]], blocks: 
     return Layout(dims, tuple(blocks))
 
 
+def with_own_legs(layout: Layout) -> Layout:
+    """Return the same layout with legs of its own: the two operands of `x @ x.T` must not share theirs."""
+    own = {leg: Leg(leg.size, leg.kind, leg.meaning) for dim in layout.dims for leg in dim}
+    blocks = [Block(tuple(own[leg] for leg in block.legs), block.labels) for block in layout.blocks]
+    return substitute(layout, {leg: (new,) for leg, new in own.items()}, blocks)
+
+
 def index_along(block: Block, legs: Iterable[Leg]) -> np.ndarray:
     """Return, for every label of the block, the position along `legs` as one number (broadcastable to the labels)."""
     index = np.zeros((1,) * len(block.legs), dtype=np.int64)
@@ -288,10 +295,10 @@ def _cut(layout: Layout, dim: int, sizes: Sequence[int], ledger: Ledger, reason:
                 layout = split_leg(layout, leg, factors[::-1])
             stride *= leg.size
         else:
-            # The cut falls inside a leg in a way that its factors do not allow: write it with its outer neighbour.
-            if index == 0:
-                raise AssertionError(f"cannot cut {[leg.size for leg in legs]} into {list(sizes)}")
-            layout, _ = merge_legs(layout, legs[index - 1 : index + 1], ledger, reason)
+            # The cut falls inside a leg in a way that its factors do not allow: write it with the neighbour it fits.
+            start = index if inside[0] % stride else index - 1
+            assert 0 <= start < len(legs) - 1, f"cannot cut {[leg.size for leg in legs]} into {list(sizes)}"
+            layout, _ = merge_legs(layout, legs[start : start + 2], ledger, reason)
             return _cut(layout, dim, sizes, ledger, reason)
     return layout
 
@@ -339,26 +346,26 @@ def without_dims(layout: Layout, gone: Iterable[int]) -> Layout:
     return Layout(tuple(dim for index, dim in enumerate(layout.dims) if index not in dropped), layout.blocks)
 
 
-def reduce(layout: Layout, dims: Iterable[int], ledger: Ledger, reason: str, *, keep_outer: bool = False) -> Layout:
+def reduce(layout: Layout, dims: Iterable[int], ledger: Ledger, reason: str) -> Layout:
     """Return the layout after a sum, mean, maximum or norm over `dims`, which keep size 1.
 
     A sum over all free legs of a block does not ask for their order. A sum over some of them leaves a choice: either
     the channels along the summed legs stay free within each position of the others, or the others stay free and carry
-    the summed ones along. `preferred` decides; `keep_outer` forces the first.
+    the summed ones along. `preferred` decides.
     """
     gone = [leg for dim in dims for leg in layout.dims[dim]]
     result = layout
     for block in layout.blocks:
         summed = [leg for leg in block.legs if leg in gone]
         kept = [leg for leg in block.free if leg not in gone]
-        current = next((b for b in result.blocks if b.labels is block.labels), None)
+        current = next((b for b in result.blocks if b.labels is block.labels and set(summed) <= set(b.legs)), None)
         if not summed or current is None:
             continue
         if not kept:
             result = Layout(result.dims, tuple(b for b in result.blocks if b is not current))
             continue
         free_summed = [leg for leg in summed if leg.kind is Kind.FREE]
-        if free_summed and (keep_outer or preferred(block.free) in free_summed):
+        if free_summed and preferred(block.free) in free_summed:
             ledger.separate(current.labels, index_along(current, [leg for leg in current.legs if leg not in gone]))
             result = harden(result, kept, [current], "a position that channels were summed for")
         else:

@@ -19,6 +19,8 @@ from surgeon.coupling.axes import (
     reduce,
     refine,
     rigid_dim,
+    size_of,
+    with_own_legs,
     without_dims,
 )
 from surgeon.coupling.ledger import Ledger
@@ -26,11 +28,16 @@ from surgeon.coupling.ledger import Ledger
 
 @dataclass
 class _Meeting:
-    """The working state of one `combine`: both operands' legs, paired to the legs of the result."""
+    """The working state of one `combine`: both operands' legs, paired to the legs of the result.
+
+    Where two blocks become one, the elements of the larger operand stand for both: of a weight and its gains, the
+    weight's.
+    """
 
     ledger: Ledger
     reason: str
     pairs: list[tuple[Leg | None, Leg | None]]
+    larger: int
     kinds: list[Kind] = field(init=False)
     meanings: list[str] = field(init=False)
     done: set[int] = field(default_factory=set)
@@ -78,6 +85,8 @@ def combine(first: Layout, second: Layout, ledger: Ledger, reason: str) -> Layou
     rank = max(len(first.dims), len(second.dims))
     first = Layout(((),) * (rank - len(first.dims)) + first.dims, first.blocks)
     second = Layout(((),) * (rank - len(second.dims)) + second.dims, second.blocks)
+    if {leg for dim in first.dims for leg in dim} & {leg for dim in second.dims for leg in dim}:
+        second = with_own_legs(second)
     for dim in range(rank):
         first, second = refine(first, second, dim, ledger, reason.format(detail=""))
     pairs: list[tuple[Leg | None, Leg | None]] = []
@@ -86,18 +95,20 @@ def combine(first: Layout, second: Layout, ledger: Ledger, reason: str) -> Layou
         count = max(len(mine), len(yours))
         places.append(range(len(pairs), len(pairs) + count))
         pairs.extend((mine[i] if mine else None, yours[i] if yours else None) for i in range(count))
-    meeting = _Meeting(ledger, reason, pairs)
+    sizes = [size_of(leg for dim in layout.dims for leg in dim) for layout in (first, second)]
+    meeting = _Meeting(ledger, reason, pairs, larger=int(sizes[1] > sizes[0]))
     work = [(0, block) for block in first.blocks] + [(1, block) for block in second.blocks]
     work.sort(key=lambda entry: -len(entry[1].free))
     for side, block in work:
         if id(block) not in meeting.done:
-            _meet(meeting, side, block, [other for s, other in work if s != side and id(other) not in meeting.done])
+            _meet(meeting, side, block, [entry for entry in work if id(entry[1]) not in meeting.done])
     return _finish(meeting, places)
 
 
-def _meet(meeting: _Meeting, side: int, block: Block, others: list[Block]) -> None:
-    """Decide what becomes of one block of one operand (`side`), given the other operand's blocks and legs."""
+def _meet(meeting: _Meeting, side: int, block: Block, undecided: list[tuple[int, Block]]) -> None:
+    """Decide what becomes of one block of one operand (`side`), given the blocks that are still undecided."""
     place = meeting.place
+    others = [other for other_side, other in undecided if other_side != side]
     opposite = {leg: meeting.pairs[place[leg]][1 - side] for leg in block.legs}
     kinds = {leg: Kind.UNIFORM if other is None else other.kind for leg, other in opposite.items()}
     absent = [leg for leg in block.free if kinds[leg] is Kind.UNIFORM]
@@ -111,7 +122,7 @@ def _meet(meeting: _Meeting, side: int, block: Block, others: list[Block]) -> No
     if not shared:
         if not rigid:
             meeting.keep(block)
-        elif not absent or preferred(block.free) in rigid:
+        elif not absent:
             meeting.freeze(block)
         else:
             meeting.ledger.separate(block.labels, index_along(block, rigid))
@@ -120,11 +131,36 @@ def _meet(meeting: _Meeting, side: int, block: Block, others: list[Block]) -> No
     shared_places = {place[leg] for leg in shared}
     partners = [other for other in others if shared_places & {place[leg] for leg in other.free}]
     if len(partners) == 1 and {place[leg] for leg in partners[0].free} == shared_places:
-        _unite_nested(meeting, block, partners[0], shared, absent, rigid)
-        return
-    for loser in [block, *partners]:
-        meeting.done.add(id(loser))
-        meeting.freeze(loser)
+        _unite_nested(meeting, side, block, partners[0], shared, absent, rigid)
+    else:
+        _keep_own(meeting, block, [other for _, other in undecided])
+
+
+def _keep_own(meeting: _Meeting, block: Block, undecided: Sequence[Block]) -> None:
+    """Fix the legs that several blocks share (the heads of keys and values), so that each keeps what only it has."""
+    blocks = {id(block): block}
+    owners = {meeting.place[leg]: block for leg in block.free}
+    shared: list[Leg] = []
+    while True:
+        found = next((b for b in undecided if id(b) not in blocks and owners.keys() & _free_places(meeting, b)), None)
+        if found is None:
+            break
+        blocks[id(found)] = found
+        shared.extend(leg for leg in found.free if meeting.place[leg] in owners)
+        owners.update((place, found) for place in _free_places(meeting, found))
+    meeting.fix(shared, "positions that several sets of channels share")
+    for block in blocks.values():
+        meeting.done.add(id(block))
+        fixed = [leg for leg in block.free if meeting.kinds[meeting.place[leg]] is Kind.RIGID]
+        if len(fixed) == len(block.free):
+            meeting.freeze(block)
+        else:
+            meeting.ledger.separate(block.labels, index_along(block, fixed))
+            meeting.keep(block)
+
+
+def _free_places(meeting: _Meeting, block: Block) -> set[int]:
+    return {meeting.place[leg] for leg in block.free}
 
 
 def _unite_equal(meeting: _Meeting, side: int, block: Block, other: Block) -> None:
@@ -138,13 +174,19 @@ def _unite_equal(meeting: _Meeting, side: int, block: Block, other: Block) -> No
     order = [meeting.places(other).index(index) for index in meeting.places(block)]
     meeting.ledger.unite(block.labels, other.labels.transpose(order))
     if any(meeting.kinds[index] is Kind.FREE for index in meeting.places(block)):
-        meeting.keep(block)
+        meeting.keep(block if side == meeting.larger else other)
     else:
         meeting.freeze(block)
 
 
 def _unite_nested(
-    meeting: _Meeting, block: Block, inner: Block, shared: list[Leg], absent: list[Leg], rigid: list[Leg]
+    meeting: _Meeting,
+    side: int,
+    block: Block,
+    inner: Block,
+    shared: list[Leg],
+    absent: list[Leg],
+    rigid: list[Leg],
 ) -> None:
     """Unite a block with one that lies along fewer of its legs, or keep the freedom that the other does not see."""
     place = meeting.place
@@ -162,7 +204,7 @@ def _unite_nested(
     other = collapse(inner, [leg for leg in inner.legs if place[leg] not in common], meeting.ledger)
     order = [meeting.places(other).index(index) for index in meeting.places(small)]
     meeting.ledger.unite(small.labels, other.labels.transpose(order))
-    meeting.keep(small)
+    meeting.keep(small if side == meeting.larger else other)
 
 
 def _finish(meeting: _Meeting, places: list[range]) -> Layout:
@@ -182,7 +224,8 @@ def concatenate(layouts: Sequence[Layout], dim: int, ledger: Ledger, reason: str
     """Return the layout of several tensors joined along `dim`.
 
     Channels along `dim` stay free, each in its own place; what lies along the other dimensions meets and is united.
-    Rigid pieces along `dim` become frozen channels, uniform ones (zero padding) channels that hold a constant.
+    Rigid pieces along `dim` become frozen channels, uniform ones (zero padding) channels that hold a constant; those of
+    one meaning hold the same constant.
     """
     plain = reason.format(detail="")
     pieces: list[Layout] = []
@@ -203,28 +246,25 @@ def concatenate(layouts: Sequence[Layout], dim: int, ledger: Ledger, reason: str
     rest = _meet_outside(pieces, along, owners, dim, ledger, reason)
     if not any(owners):
         total = sum(leg.size if leg is not None else 1 for leg in along)
-        meanings = [leg.meaning for leg in along if leg is not None and leg.meaning]
+        everywhere = (leg for piece in pieces for legs in piece.dims for leg in legs)
+        meanings = [leg.meaning for leg in (*along, *everywhere) if leg is not None and leg.meaning]
         merged_dim = rigid_dim(total, meanings[0] if meanings else "positions of joined tensors")
         return Layout(tuple(merged_dim if d == dim else legs for d, legs in enumerate(rest.dims)), rest.blocks)
-    labels = [
-        owner.labels if owner is not None else _constant_channels(leg, ledger, reason)
-        for leg, owner in zip(along, owners, strict=True)
-    ]
+    labels = []
+    alike: dict[str, list[np.ndarray]] = {}
+    for index, (leg, owner) in enumerate(zip(along, owners, strict=True)):
+        labels.append(owner.labels if owner is not None else ledger.fresh(leg.size if leg is not None else 1))
+        if owner is None and leg is not None and leg.kind is Kind.UNIFORM:
+            alike.setdefault(leg.meaning or f"piece {index}", []).append(labels[-1])
+        elif owner is None:
+            meaning = leg.meaning if leg is not None and leg.meaning else "positions that are no channels"
+            ledger.freeze(labels[-1], reason.format(detail=f": they meet {meaning}"))
+    for constants in alike.values():
+        ledger.separate(np.concatenate(constants))
     everything = ledger.distinct(np.concatenate(labels))
     merged = Leg(everything.size, Kind.FREE)
     dims = tuple((merged,) if d == dim else legs for d, legs in enumerate(rest.dims))
     return Layout(dims, (*rest.blocks, Block((merged,), everything)))
-
-
-def _constant_channels(leg: Leg | None, ledger: Ledger, reason: str) -> np.ndarray:
-    """Return elements for a joined piece that carries no channels: frozen, unless it is the same everywhere."""
-    elements = ledger.fresh(leg.size if leg is not None else 1)
-    if leg is not None and leg.kind is Kind.UNIFORM:
-        ledger.separate(elements)
-    else:
-        meaning = leg.meaning if leg is not None and leg.meaning else "positions that are no channels"
-        ledger.freeze(elements, reason.format(detail=f": they meet {meaning}"))
-    return elements
 
 
 def _meet_outside(
@@ -256,11 +296,21 @@ def _join_blocks(
 
     The block may lie along `dim` and others, or (a stack) only along others. None where the pieces' outlines differ.
     """
-    outlines = [_outline(piece, leg, dim) for piece, leg in zip(pieces, along, strict=True)]
-    if outlines[0] is None or any(outline != outlines[0] for outline in outlines):
+    constant = [_is_constant(piece, leg) for piece, leg in zip(pieces, along, strict=True)]
+    outlines = [_outline(p, leg, dim) for p, leg, same in zip(pieces, along, constant, strict=True) if not same]
+    if not outlines or outlines[0] is None or any(outline != outlines[0] for outline in outlines):
         return None
+    other_sizes = [
+        next(piece for piece, same in zip(pieces, constant, strict=True) if not same).dims[d][i].size
+        for (d, i), _ in sorted(outlines[0][1], key=lambda entry: entry[0])
+    ]
     labels = []
-    for piece, leg in zip(pieces, along, strict=True):
+    for piece, leg, same in zip(pieces, along, constant, strict=True):
+        if same:
+            assert leg is not None
+            labels.append(ledger.fresh(leg.size, *other_sizes))
+            ledger.separate(labels[-1])
+            continue
         block = piece.blocks[0]
         where = _places(piece)
         order = sorted(
@@ -276,9 +326,14 @@ def _join_blocks(
         rest = combine(rest, other, ledger, reason)
     joined = ledger.distinct(np.concatenate(labels))
     merged = Leg(joined.shape[0], Kind.FREE)
-    legs = [rest.dims[d][i] for (d, i), _ in sorted(outlines[0][1])]
+    legs = [rest.dims[d][i] for (d, i), _ in sorted(outlines[0][1], key=lambda entry: entry[0])]
     dims = tuple((merged,) if d == dim else dim_legs for d, dim_legs in enumerate(rest.dims))
     return Layout(dims, (Block((merged, *legs), joined),))
+
+
+def _is_constant(layout: Layout, leg: Leg | None) -> bool:
+    """Return whether a piece holds one number everywhere (padding)."""
+    return leg is not None and all(other.kind is Kind.UNIFORM for legs in layout.dims for other in legs)
 
 
 def _places(layout: Layout) -> dict[Leg, tuple[int, int]]:
@@ -299,7 +354,7 @@ def _outline(
 def contract(
     operands: Sequence[tuple[Layout, Sequence[str]]], output: Sequence[str], ledger: Ledger, reason: str
 ) -> Layout:
-    """Return the layout of an einsum: the operands meet with broadcasting, and letters that the output lacks are summed.
+    """Return the layout of an einsum: the operands meet by their letters, and those that the output lacks are summed.
 
     Args:
         operands: layouts with one letter for every dimension; no letter twice within one operand.

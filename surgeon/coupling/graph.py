@@ -31,7 +31,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Norm:
-    """A BatchNorm that follows a convolution directly: state-dict keys (None where it has no scale or shift) and its ε."""
+    """A BatchNorm right behind a convolution: state-dict keys (None where it has no scale or shift) and its ε."""
 
     weight: str | None
     bias: str | None
@@ -140,3 +140,13 @@ class ModuleOutputs(Protocol):
         Raises:
             LayerError: no module of this name computes anything.
         """
+
+    def tensors_before(self, name: str) -> frozenset[str]:
+        """Return the state-dict keys of everything that the module's output depends on.
+
+        Raises:
+            LayerError: no module of this name computes anything.
+        """
+
+    def deepest(self) -> str | None:
+        """Return the outermost module whose output carries free channels over an image, as late as possible."""

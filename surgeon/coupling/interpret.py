@@ -8,7 +8,17 @@ import numpy as np
 import torch
 from torch import fx
 
-from surgeon.coupling.axes import Block, Kind, Layout, Leg, freeze_all, index_along, rigid_layout, uniform_dim
+from surgeon.coupling.axes import (
+    Block,
+    Kind,
+    Layout,
+    Leg,
+    freeze_all,
+    index_along,
+    rigid_layout,
+    substitute,
+    uniform_dim,
+)
 from surgeon.coupling.context import Context, Value, module_path, op_name, plain, shape_of
 from surgeon.coupling.ledger import AxisKey, Ledger
 from surgeon.coupling.rules import RULES
@@ -158,7 +168,7 @@ def _constant(binding: Binding) -> Layout:
 
 
 def _convolution_groups(graph: fx.Graph, bindings: Mapping[fx.Node, Binding]) -> dict[fx.Node, int]:
-    """Return the number of groups for every parameter that becomes the weight of a grouped (not depthwise) convolution."""
+    """Return the number of groups for every parameter that becomes a grouped (not depthwise) convolution's weight."""
     found: dict[fx.Node, int] = {}
     for node in graph.nodes:
         if node.op != "call_function" or ".conv" not in op_name(node):
@@ -173,9 +183,8 @@ def _convolution_groups(graph: fx.Graph, bindings: Mapping[fx.Node, Binding]) ->
             continue
         for source in _sources(weight, shape[0] * shape[1]):
             binding = bindings.get(source)
-            if binding is not None and binding.key is not None and binding.shape is not None:
-                if binding.shape[:2] == shape[:2]:
-                    found.setdefault(source, groups)
+            if binding is not None and binding.key is not None and (binding.shape or ())[:2] == shape[:2]:
+                found.setdefault(source, groups)
     return found
 
 
@@ -266,9 +275,16 @@ def _overwrite(context: Context, node: fx.Node, aliases: Aliases, order: dict[fx
     here = order[node]
     others = [view for view in aliases.family(target) if view is not target]
     alive = [view for view in others if any(order[user] > here for user in view.users)]
+    before = context.layout(target)
     context.values[target] = context.values[node]
     aliases.join(node, target)
-    if family in ELEMENTWISE or not alive:
+    if not alive:
+        return
+    alone = family in ELEMENTWISE and len(node.all_input_nodes) == 1
+    if alone or _same_freedom(before, context.layout(node)):
+        for view in alive:
+            if isinstance(layout := context.values.get(view), Layout):
+                context.values[view] = _without_uniform(layout)
         return
     for view in [*alive, node]:
         layout = context.values[view]
@@ -279,6 +295,26 @@ def _overwrite(context: Context, node: fx.Node, aliases: Aliases, order: dict[fx
         if shape is not None:
             context.values[view] = rigid_layout(shape, "a tensor changed through a view")
     context.values[target] = context.values[node]
+
+
+def _without_uniform(layout: Layout) -> Layout:
+    """Return the layout of a tensor of which a part has changed: it need not be the same everywhere any more."""
+    fixed = {
+        leg: (Leg(leg.size, Kind.RIGID, "a tensor changed through a view"),)
+        for dim in layout.dims
+        for leg in dim
+        if leg.kind is Kind.UNIFORM
+    }
+    return substitute(layout, fixed, layout.blocks)
+
+
+def _same_freedom(before: Layout, after: Layout) -> bool:
+    """Return whether an overwritten tensor carries the same channels as before, so that its other views hold too."""
+
+    def outline(layout: Layout) -> list[list[tuple[int, Kind]]]:
+        return [[(leg.size, leg.kind) for leg in legs] for legs in layout.dims]
+
+    return bool(before.blocks) and len(before.blocks) == len(after.blocks) and outline(before) == outline(after)
 
 
 def _finish(context: Context, node: fx.Node) -> None:

@@ -1,6 +1,7 @@
 """Write a network down as a graph of ATen operations, and solve which of its channels belong together."""
 
 import copy
+import operator
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from surgeon.coupling.axes import Layout
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.coupling.interpret import Binding, walk
 from surgeon.coupling.ledger import Ledger
+from surgeon.coupling.outputs import Handed
 from surgeon.coupling.solve import solve
 from surgeon.errors import TraceError
 
@@ -124,12 +126,40 @@ def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, An
         with warnings.catch_warnings():
             # Recurrent layers assign their flattened weights while they run; on the storage-free copy that is harmless.
             warnings.filterwarnings("ignore", message="The tensor attribute")
-            return torch.export.export(model, arguments, keywords, strict=False)
+            program = torch.export.export(model, arguments, keywords, strict=False)
     except Exception as error:  # The model's own forward runs here and may raise anything.
         raise TraceError(
             f"The network cannot be traced: {_first_line(error)} ({_place(model, error)}).",
             "Pass an example_input that the network accepts, or trace a submodule whose shapes do not depend on data.",
         ) from error
+    _inline(program.graph, program.graph_module)
+    return program
+
+
+def _inline(graph: fx.Graph, owner: nn.Module) -> None:
+    """Replace every call of a recorded region (`torch.no_grad`, `torch.autocast` blocks) by the operations in it."""
+    for node in list(graph.nodes):
+        region = next((a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr"), None)
+        if node.op != "call_function" or region is None or isinstance(node.target, torch._ops.OpOverload):
+            continue
+        inner = getattr(owner, str(region.target), None)
+        if not isinstance(inner, fx.GraphModule):
+            continue
+        _inline(inner.graph, inner)
+        given = iter(node.args[node.args.index(region) + 1 :])
+        copies: dict[fx.Node, Any] = {}
+        with graph.inserting_before(node):
+            for step in inner.graph.nodes:
+                if step.op == "placeholder":
+                    copies[step] = next(given)
+                elif step.op == "call_function":
+                    copies[step] = graph.node_copy(step, copies.__getitem__)
+        results = next(step for step in inner.graph.nodes if step.op == "output").args[0]
+        for user in list(node.users):
+            if user.op == "call_function" and user.target is operator.getitem:
+                user.replace_all_uses_with(copies[results[user.args[1]]])
+                graph.erase_node(user)
+        graph.erase_node(node)
 
 
 def _export_training(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ExportedProgram | None:
@@ -159,7 +189,12 @@ def _place(model: nn.Module, error: BaseException) -> str:
 
 def _bindings(program: ExportedProgram, model: nn.Module, prefix: str) -> dict[fx.Node, Binding]:
     """Return what each placeholder of the program stands for."""
-    persistent = set(model.state_dict(keep_vars=True))
+    stored = model.state_dict(keep_vars=True)
+    persistent = set(stored)
+    # A tied tensor has several names; the first one stands for all of them.
+    firsts: dict[int, str] = {}
+    for key, tensor in stored.items():
+        firsts.setdefault(id(tensor), key)
     tensors = dict(model.named_buffers())
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     result = {}
@@ -168,9 +203,12 @@ def _bindings(program: ExportedProgram, model: nn.Module, prefix: str) -> dict[f
         value = node.meta.get("val")
         shape = tuple(int(size) for size in value.shape) if isinstance(value, torch.Tensor) else None
         target = spec.target or ""
-        if spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and target in persistent):
-            result[node] = Binding(shape, key=prefix + target)
-        elif spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+        # Tables of integers (indices) are looked up by position and carry no channels.
+        counted = isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex()
+        stays = spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and target in persistent)
+        if stays and not counted:
+            result[node] = Binding(shape, key=prefix + firsts.get(id(stored.get(target)), target))
+        elif stays or spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             known = tensors.get(target, program.constants.get(target))
             known = None if isinstance(known, FakeTensor) or not isinstance(known, torch.Tensor) else known
             result[node] = Binding(shape, value=known, constant=prefix + target)
@@ -180,21 +218,24 @@ def _bindings(program: ExportedProgram, model: nn.Module, prefix: str) -> dict[f
 
 
 def _unused(bindings: Mapping[fx.Node, Binding]) -> set[str]:
-    return {binding.key for node, binding in bindings.items() if binding.key is not None and not node.users}
+    used = {binding.key for node, binding in bindings.items() if node.users}
+    return {binding.key for binding in bindings.values() if binding.key is not None and binding.key not in used}
 
 
-def _module_outputs(graph: fx.Graph, values: Mapping[fx.Node, Any], prefix: str) -> dict[str, list[Layout]]:
-    """Return the layouts of what every module hands to operations outside of it."""
+def _module_outputs(graph: fx.Graph, values: Mapping[fx.Node, Any], prefix: str) -> dict[str, Handed]:
+    """Return what every module hands to operations outside of it."""
     scopes = {node: _scopes(node, prefix) for node in graph.nodes}
-    outputs: dict[str, list[Layout]] = {}
-    for node in graph.nodes:
+    outputs: dict[str, Handed] = {}
+    for order, node in enumerate(graph.nodes):
         if node.op != "call_function":
             continue
         leaving = {name for user in node.users for name in scopes[node] if name not in scopes[user]}
         for name in scopes[node]:
-            found = outputs.setdefault(name, [])
+            handed = outputs.setdefault(name, Handed())
             if name in leaving and isinstance(values.get(node), Layout):
-                found.append(values[node])
+                handed.layouts.append(values[node])
+                handed.nodes.append(node)
+                handed.order = order
     return outputs
 
 

@@ -6,14 +6,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from surgeon.coupling.graph import ChannelGroup, CouplingGraph
-from surgeon.edit.permute import permute, permute_member
+from surgeon.edit.permute import permute_member
 from surgeon.errors import TraceError
 
 TOLERANCE = 1e-9
 """Largest relative difference of float64 outputs that counts as rounding."""
+
+NUDGE = 1e-13
+LARGEST_GROWTH = 1e4
+SMALLEST_GAIN = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,29 @@ def prove(model: nn.Module, graph: CouplingGraph, example: tuple[Any, ...], seed
     Raises:
         TraceError: the randomized network's outputs are not finite, so that they prove nothing.
     """
-    generator = torch.Generator().manual_seed(seed)
-    twin = copy.deepcopy(model).to("cpu", torch.float64).eval()
-    randomize(twin, generator)
     arguments = pytree.tree_map(_to_float64, example)
+    gain = 1.0
+    proof = _prove(model, graph, arguments, seed, gain)
+    while proof.difference >= TOLERANCE and gain > SMALLEST_GAIN and _is_unstable(model, arguments, seed, gain):
+        gain /= 2
+        proof = _prove(model, graph, arguments, seed, gain)
+    return proof
+
+
+def _prove(model: nn.Module, graph: CouplingGraph, arguments: tuple[Any, ...], seed: int, gain: float) -> Proof:
+    generator = torch.Generator().manual_seed(seed)
+    twin = _random_twin(model, generator, gain)
     before = _outputs(twin, arguments)
     if not bool(before.isfinite().all()) or not bool(before.norm() > 0):
         raise TraceError(
             "The randomized network's outputs are zero or not finite, so that a permutation cannot be proven on them.",
             "Try another seed or another input.",
         )
+    tensors = twin.state_dict(keep_vars=True)
     for group in graph.groups:
-        permute(twin, group, torch.randperm(group.size, generator=generator))
+        order = torch.randperm(group.size, generator=generator)
+        for member in group.members:
+            permute_member(tensors[member.tensor], member, order)
     after = _outputs(twin, arguments)
     counter_difference, counter_member = _counter_proof(twin, graph, arguments, after)
     return Proof(
@@ -77,6 +93,26 @@ def prove(model: nn.Module, graph: CouplingGraph, example: tuple[Any, ...], seed
         groups=len(graph.groups),
         channels=sum(group.size for group in graph.groups),
     )
+
+
+def _random_twin(model: nn.Module, generator: torch.Generator, gain: float) -> nn.Module:
+    twin = copy.deepcopy(model).to("cpu", torch.float64).eval()
+    randomize(twin, generator, gain)
+    return twin
+
+
+def _is_unstable(model: nn.Module, arguments: tuple[Any, ...], seed: int, gain: float) -> bool:
+    """Return whether the randomized network blows the smallest change of its input up, as products of features do.
+
+    Then a difference is no evidence against the graph, and the proof has to be made with smaller weights.
+    """
+    twin = _random_twin(model, torch.Generator().manual_seed(seed), gain)
+
+    def nudge(leaf: Any) -> Any:
+        return leaf * (1 + NUDGE) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
+
+    moved = _distance(_outputs(twin, arguments), _outputs(twin, pytree.tree_map(nudge, arguments)))
+    return moved > NUDGE * LARGEST_GROWTH
 
 
 def _counter_proof(
@@ -93,19 +129,22 @@ def _counter_proof(
     def weight(group: ChannelGroup) -> bool:
         return len(group.members) > 1 and any(m.role in ("producer", "consumer") for m in group.members)
 
-    candidates = sorted(graph.groups, key=lambda group: (not weight(group), -group.size))
+    # Auxiliary heads compute nothing in evaluation mode, so they could not move the outputs.
+    running = set(graph.outputs.names)
+    candidates = sorted(graph.groups, key=lambda group: (group.name not in running, not weight(group), -group.size))
     group = candidates[0]
-    member = next((m for m in group.members if m.role in ("producer", "consumer")), group.members[0])
+    live = [m for m in group.members if m.tensor.rpartition(".")[0] in running] or list(group.members)
+    member = next((m for m in live if m.role in ("producer", "consumer")), live[0])
     tensor = twin.state_dict(keep_vars=True)[member.tensor]
     permute_member(tensor, member, torch.arange(group.size).roll(1))
     return _distance(reference, _outputs(twin, arguments)), (member.tensor, member.dim)
 
 
-def randomize(model: nn.Module, generator: torch.Generator) -> None:
+def randomize(model: nn.Module, generator: torch.Generator, gain: float = 1.0) -> None:
     """Fill all floating-point parameters and BatchNorm statistics with random values that keep signals of size one.
 
-    Weights are normal with variance 1 / fan-in, vectors named `weight` are uniform in [0.5, 1.5], other vectors normal
-    with standard deviation 0.3, running variances uniform in [0.5, 1.5]; other buffers stay.
+    Weights are normal with standard deviation `gain` / √fan-in, vectors named `weight` are uniform in [0.5, 1.5], other
+    vectors normal with standard deviation 0.3, running variances uniform in [0.5, 1.5]; other buffers stay.
     """
 
     def uniform(tensor: torch.Tensor) -> torch.Tensor:
@@ -119,7 +158,7 @@ def randomize(model: nn.Module, generator: torch.Generator) -> None:
             if not parameter.is_floating_point():
                 continue
             if parameter.dim() > 1:
-                parameter.copy_(normal(parameter, max(1, parameter[0].numel()) ** -0.5))
+                parameter.copy_(normal(parameter, gain * max(1, parameter[0].numel()) ** -0.5))
             elif name.endswith("weight"):
                 parameter.copy_(uniform(parameter))
             else:
@@ -131,12 +170,26 @@ def randomize(model: nn.Module, generator: torch.Generator) -> None:
                 buffer.copy_(normal(buffer, 0.3))
 
 
+class _StayDouble(TorchFunctionMode):
+    """Keep networks that cast to float32 inside in float64, so that rounding hides nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, with casts to float32 turned into casts to float64."""
+        keywords = kwargs or {}
+        if func is torch.Tensor.float:
+            return args[0].double()
+        if func is torch.Tensor.to:
+            args = tuple(torch.float64 if argument is torch.float32 else argument for argument in args)
+            keywords = {key: torch.float64 if value is torch.float32 else value for key, value in keywords.items()}
+        return func(*args, **keywords)
+
+
 def _to_float64(leaf: Any) -> Any:
     return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
 
 
 def _outputs(model: nn.Module, arguments: tuple[Any, ...]) -> torch.Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), _StayDouble():
         leaves = pytree.tree_leaves(model(*arguments))
     tensors = [leaf.flatten().double() for leaf in leaves if isinstance(leaf, torch.Tensor)]
     return torch.cat(tensors) if tensors else torch.zeros(0, dtype=torch.float64)

@@ -1,13 +1,24 @@
 """One rule for every operation that networks use, by family. An operation without a rule freezes what it touches."""
 
 from surgeon.coupling.context import Rule
-from surgeon.coupling.rules import attention, contraction, creation, normalization, pointwise, reduction, shape, spatial
+from surgeon.coupling.rules import (
+    attention,
+    contraction,
+    creation,
+    normalization,
+    pointwise,
+    recurrent,
+    reduction,
+    shape,
+    spatial,
+)
 
 RULES: dict[str, Rule] = {
     **pointwise.RULES,
     **contraction.RULES,
     **attention.RULES,
     **normalization.RULES,
+    **recurrent.RULES,
     **spatial.RULES,
     **reduction.RULES,
     **shape.RULES,

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import fx
 
-from surgeon.coupling.axes import Layout, reduce, rigid_layout
+from surgeon.coupling.axes import Layout, mix_dims, reduce, rigid_layout
 from surgeon.coupling.combine import combine, contract
 from surgeon.coupling.context import Context, Rule, Value, plain, reason, result_shape
 
@@ -30,6 +30,11 @@ def scaled_dot_product(context: Context, node: fx.Node, arguments: dict[str, Any
         for name in names:
             context.freeze(arguments[name], node)
         return rigid_layout(result_shape(node), "heads that share keys")
+    if arguments.get("is_causal"):
+        query, key, value = (
+            mix_dims(part, [len(part.dims) - 2], context.ledger, plain(node), "tokens in an order")
+            for part in (query, key, value)
+        )
     context.inhomogeneous(query, key)
     rank = len(result_shape(node))
 

@@ -1,14 +1,16 @@
 """Convolutions, linear layers and products of matrices: weights read the channels of one axis and write another."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import fx
 
 from surgeon.coupling.axes import Layout, collapse, mix_dims, reshape, rigid_dim, rigid_layout, size_of
 from surgeon.coupling.combine import combine, contract
-from surgeon.coupling.context import Context, Rule, Value, Weight, plain, reason, result_shape
+from surgeon.coupling.context import Context, Rule, Value, Weight, plain, reason, result_shape, shape_of
 
 PIXELS = "positions in the image"
+SEQUENCE = "positions in a sequence"
 KERNEL = "A kernel's positions are no channels."
 
 
@@ -50,38 +52,60 @@ def convolution(context: Context, node: fx.Node, arguments: dict[str, Any]) -> V
         context.freeze(arguments["weight"], node)
         context.freeze(arguments["input"], node)
         return rigid_layout(shape, "the result of an unbatched convolution")
-    spatial = range(2, len(layout.dims))
-    layout = mix_dims(layout, spatial, context.ledger, plain(node), PIXELS)
+    spatial = range(2, len(shape))
+    mixed = [dim for dim in spatial if not _is_pointwise(arguments, dim, transposed)]
+    apart = [dim for dim in spatial if dim not in mixed]
+    meaning = PIXELS if len(spatial) > 1 else SEQUENCE
+    layout = mix_dims(layout, mixed, context.ledger, plain(node), meaning)
     weight = mix_dims(weight, spatial, context.ledger, KERNEL, "positions in a kernel")
-    # The contraction sees neither pixels nor kernel places: they are rigid, and the result gets its own.
-    layout = _first_dims(layout, context)
-    weight = _first_dims(weight, context)
+    # The contraction sees no position that the kernel mixes: those are rigid, and the result gets its own.
+    layout = _drop_dims(layout, mixed, context)
+    weight = _drop_dims(weight, spatial, context)
+    kept = [f"s{dim}" for dim in apart]
     reads, writes = size_of(layout.dims[1]), shape[1]
+    depthwise = groups == reads and groups > 1
+    context.mark(arguments["weight"], [1 if transposed else 0], "affine" if depthwise else "producer")
+    context.mark(arguments["weight"], [0 if transposed else 1], "affine" if depthwise else "consumer")
     if groups == 1:
-        context.mark(arguments["weight"], [1 if transposed else 0], "producer")
-        context.mark(arguments["weight"], [0 if transposed else 1], "consumer")
         letters = ["i", "o"] if transposed else ["o", "i"]
-        result = contract([(layout, ["b", "i"]), (weight, letters)], ["b", "o"], context.ledger, reason(node))
+        operands = [(layout, ["b", "i", *kept]), (weight, letters)]
+        result = contract(operands, ["b", "o", *kept], context.ledger, reason(node))
     else:
-        depthwise = groups == reads
-        first, second = ("affine", "affine") if depthwise else ("producer", "consumer")
-        context.mark(arguments["weight"], [1 if transposed else 0], first)  # type: ignore[arg-type]
-        context.mark(arguments["weight"], [0 if transposed else 1], second)  # type: ignore[arg-type]
         outer = size_of(weight.dims[0]) // groups
-        split = reshape(layout, [size_of(layout.dims[0]), groups, reads // groups], context.ledger, plain(node))
+        sizes = [shape[dim] for dim in apart]
+        split_shape = [size_of(layout.dims[0]), groups, reads // groups, *sizes]
+        split = reshape(layout, split_shape, context.ledger, plain(node))
         weight = reshape(weight, [groups, outer, size_of(weight.dims[1])], context.ledger, plain(node))
         letters = ["g", "i", "o"] if transposed else ["g", "o", "i"]
-        result = contract([(split, ["b", "g", "i"]), (weight, letters)], ["b", "g", "o"], context.ledger, reason(node))
-        result = reshape(result, [shape[0], writes], context.ledger, plain(node))
-    result = Layout(result.dims + tuple(rigid_dim(size, PIXELS) for size in shape[2:]), result.blocks)
+        operands = [(split, ["b", "g", "i", *kept]), (weight, letters)]
+        result = contract(operands, ["b", "g", "o", *kept], context.ledger, reason(node))
+        result = reshape(result, [shape[0], writes, *sizes], context.ledger, plain(node))
+    behind = {dim: result.dims[2 + place] for place, dim in enumerate(apart)}
+    image = tuple(behind[dim] if dim in behind else rigid_dim(shape[dim], meaning) for dim in spatial)
+    result = Layout(result.dims[:2] + image, result.blocks)
     return _add_bias(context, node, result, arguments, dim=1)
 
 
-def _first_dims(layout: Layout, context: Context) -> Layout:
-    """Drop the (rigid) dimensions behind the first two; a block that still selects along one joins over it."""
-    gone = [leg for dim in layout.dims[2:] for leg in dim]
+def _is_pointwise(arguments: dict[str, Any], dim: int, transposed: bool) -> bool:
+    """Return whether the kernel leaves the positions of `dim` apart: size 1, stride 1, no padding."""
+    kernel = (shape_of(arguments["weight"]) or ())[dim]
+    padding = arguments.get("padding", 0)
+    if isinstance(padding, str):
+        padding = 0
+
+    def along(value: Any) -> int:
+        return int(value if isinstance(value, int) else value[(dim - 2) % len(value)])
+
+    grown = along(arguments["output_padding"]) if transposed and "output_padding" in arguments else 0
+    return kernel == 1 and along(arguments["stride"]) == 1 and along(padding) == 0 and grown == 0
+
+
+def _drop_dims(layout: Layout, dims: Iterable[int], context: Context) -> Layout:
+    """Drop (rigid) dimensions; a block that still selects along one joins over it."""
+    dropped = set(dims)
+    gone = [leg for dim in dropped for leg in layout.dims[dim]]
     blocks = [collapse(b, [leg for leg in b.legs if leg in gone], context.ledger) for b in layout.blocks]
-    return Layout(layout.dims[:2], tuple(blocks))
+    return Layout(tuple(legs for dim, legs in enumerate(layout.dims) if dim not in dropped), tuple(blocks))
 
 
 def matmul(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:

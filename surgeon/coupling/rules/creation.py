@@ -15,6 +15,9 @@ def constant(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Valu
 
 def numbered(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     """Ranges, grids, identity matrices, random numbers: every place has its own value."""
+    if not op_name(node).endswith("_like"):
+        for argument in node.all_input_nodes:
+            context.freeze(argument, node)
     shape = shape_of(node)
     if shape is not None:
         return rigid_layout(shape, f"the values of {op_name(node)}")
@@ -35,12 +38,13 @@ def copied(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     return Layout(spread, source.blocks)
 
 
-CONSTANT = "zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full empty empty_like new_empty scalar_tensor"
-NUMBERED = "arange linspace eye meshgrid one_hot rand randn rand_like randn_like randperm tril triu bernoulli nonzero lift_fresh"
+CONSTANT = """zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full empty empty_like new_empty
+scalar_tensor"""
+NUMBERED = "arange linspace eye meshgrid one_hot rand randn rand_like randn_like randperm nonzero lift_fresh"
 
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": constant for name in CONSTANT.split()},
-    **{f"aten.{name}": numbered for name in NUMBERED.split() if name not in ("tril", "triu", "bernoulli")},
+    **{f"aten.{name}": numbered for name in NUMBERED.split()},
     "aten.fill": filled,
     "aten.zero": filled,
     "aten.copy": copied,

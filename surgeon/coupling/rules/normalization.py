@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import fx
 
-from surgeon.coupling.axes import Layout, reduce, reshape
+from surgeon.coupling.axes import Layout, harden, index_along, reduce, reshape
 from surgeon.coupling.combine import combine
 from surgeon.coupling.context import Context, Rule, Value, plain, reason, result_shape
 from surgeon.coupling.graph import Norm, Role
@@ -62,11 +62,22 @@ def group_norm(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Va
     context.inhomogeneous(layout)
     split_shape = [shape[0], groups, shape[1] // groups, *shape[2:]]
     split = reshape(layout, split_shape, context.ledger, plain(node))
-    others = range(2, len(split_shape))
-    statistics = reduce(split, others, context.ledger, plain(node), keep_outer=True)
+    split = _in_sets(context, split)
+    statistics = reduce(split, range(2, len(split_shape)), context.ledger, plain(node))
     split = combine(split, statistics, context.ledger, reason(node))
     layout = reshape(split, shape, context.ledger, plain(node))
     return _affine(context, node, layout, arguments, ("weight", "bias"), len(shape) - 2)
+
+
+def _in_sets(context: Context, layout: Layout) -> Layout:
+    """Return `[B, G, C, …]` with rigid groups: channels change places within their own only."""
+    outer = set(layout.dims[1])
+    for block in layout.blocks:
+        sets = [leg for leg in block.free if leg in outer]
+        if sets and len(sets) < len(block.free):
+            context.ledger.separate(block.labels, index_along(block, sets))
+            layout = harden(layout, sets, [], "the groups of a GroupNorm")
+    return layout
 
 
 def weight_norm(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import fx
 
-from surgeon.coupling.axes import Layout
+from surgeon.coupling.axes import Layout, Leg, take
 from surgeon.coupling.combine import combine
-from surgeon.coupling.context import Context, Rule, Value, reason
+from surgeon.coupling.context import Context, Rule, Value, plain, reason, result_shape
 
 
 def _tensor_arguments(arguments: dict[str, Any]) -> list[fx.Node]:
@@ -25,6 +25,16 @@ def _curved(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value
     return layout
 
 
+def _wave(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
+    """Sines and cosines of positions, that rotary embeddings multiply queries and keys by."""
+    layout = context.layout(arguments["self"])
+    if context.is_derived(arguments["self"]) and not layout.blocks:
+        meaning = "the sines and cosines of a rotary position embedding"
+        legs = [[Leg(leg.size, leg.kind, meaning if leg.meaning else "") for leg in dim] for dim in layout.dims]
+        return Layout(tuple(tuple(dim) for dim in legs))
+    return _curved(context, node, arguments)
+
+
 def _meet(context: Context, node: fx.Node, operands: list[Any]) -> Layout:
     """Combine all operands; one-dimensional parameters among them become affine members."""
     total = Layout(())
@@ -36,13 +46,18 @@ def _meet(context: Context, node: fx.Node, operands: list[Any]) -> Layout:
 
 
 def _sum(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
-    """Addition and subtraction, where a constant summand breaks homogeneity and a parameter (a shift) does not."""
+    """Addition and subtraction: homogeneous if every summand carries the channels (not a constant)."""
     operands = [arguments["self"], arguments["other"]]
     layout = _meet(context, node, operands)
+    rank = len(layout.dims)
     for operand in operands:
-        constant = context.is_derived(operand) and not context.layout(operand).blocks
-        if constant and operand != 0:
-            context.inhomogeneous(layout)
+        if operand == 0:
+            continue
+        mine = context.layout(operand)
+        carried = {rank - len(mine.dims) + d for d, legs in enumerate(mine.dims) if any(mine.block_of(e) for e in legs)}
+        for block in layout.blocks:
+            if not any(set(legs) & set(block.free) and d in carried for d, legs in enumerate(layout.dims)):
+                context.ledger.note_inhomogeneous(block.labels)
     return layout
 
 
@@ -72,6 +87,18 @@ def extreme_of_two(context: Context, node: fx.Node, arguments: dict[str, Any]) -
     return _sum(context, node, arguments)
 
 
+def _gated(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
+    """`glu`: the first half of a dimension times the sigmoid of the second."""
+    layout = context.layout(arguments["self"])
+    dim = arguments["dim"] % len(layout.dims)
+    half = result_shape(node)[dim]
+    first = take(layout, dim, 0, half, 1, context.ledger, plain(node))
+    second = take(layout, dim, half, 2 * half, 1, context.ledger, plain(node))
+    result = combine(first, second, context.ledger, reason(node))
+    context.inhomogeneous(result)
+    return result
+
+
 def _slope(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     """PReLU: one slope a channel (dimension 1), or one for all."""
     layout, weight = context.layout(arguments["self"]), context.layout(arguments["weight"])
@@ -82,13 +109,14 @@ def _slope(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     return combine(layout, weight, context.ledger, reason(node))
 
 
-HOMOGENEOUS = """relu leaky_relu neg abs alias clone contiguous to type_as detach dropout feature_dropout alpha_dropout
-lift_fresh_copy _to_copy native_dropout rrelu positive view_as_real""".split()
-CURVED = """gelu silu sigmoid tanh hardsigmoid hardswish hardtanh relu6 exp exp2 expm1 log log2 log1p sqrt rsqrt pow
-square cos sin erf softplus mish elu selu celu clamp clamp_min clamp_max bitwise_not logical_not reciprocal round floor ceil
-trunc sign log_sigmoid softsign tanhshrink hardshrink softshrink threshold nan_to_num isnan isinf where masked_fill eq
-ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or floor_divide remainder fmod atan2 lerp
-cosh sinh tan asin acos atan cbrt frac sigmoid_ erfinv digamma xlogy""".split()
+HOMOGENEOUS = """relu leaky_relu rrelu neg abs positive alias clone contiguous to _to_copy type_as detach
+lift_fresh_copy dropout native_dropout feature_dropout alpha_dropout""".split()
+
+CURVED = """gelu silu mish elu selu celu sigmoid log_sigmoid tanh softplus softsign tanhshrink hardshrink softshrink
+hardsigmoid hardswish hardtanh relu6 threshold clamp clamp_min clamp_max exp exp2 expm1 log log2 log10 log1p sqrt rsqrt
+pow square reciprocal tan sinh cosh asin acos atan atan2 erf erfinv round floor ceil trunc frac sign remainder
+fmod floor_divide lerp where masked_fill nan_to_num isnan isinf eq ne lt le gt ge logical_not logical_and logical_or
+logical_xor bitwise_not bitwise_and bitwise_or""".split()
 
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": _unchanged for name in HOMOGENEOUS},
@@ -103,4 +131,7 @@ RULES: dict[str, Rule] = {
     "aten.maximum": extreme_of_two,
     "aten.minimum": extreme_of_two,
     "aten.prelu": _slope,
+    "aten.sin": _wave,
+    "aten.cos": _wave,
+    "aten.glu": _gated,
 }

@@ -21,14 +21,28 @@ def _reduced(context: Context, node: fx.Node, arguments: dict[str, Any], shape: 
 
 
 def homogeneous(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
-    """Sum, mean, maximum: a factor on every summand is a factor on the result."""
-    return _reduced(context, node, arguments, result_shape(node))
+    """Sum, mean, maximum: a factor on every summand is a factor on the result, unless it differs between summands."""
+    return _homogeneous(context, node, arguments, result_shape(node))
+
+
+def _homogeneous(context: Context, node: fx.Node, arguments: dict[str, Any], shape: tuple[int, ...]) -> Layout:
+    result = _reduced(context, node, arguments, shape)
+    left = {leg for block in result.blocks for leg in block.free}
+    for block in context.layout(arguments["self"]).blocks:
+        if not left & set(block.free):
+            context.ledger.note_inhomogeneous(block.labels)
+    return result
 
 
 def curved(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     """Norm, variance and the like: what follows (a division) is not homogeneous channel by channel."""
     context.inhomogeneous(context.layout(arguments["self"]))
-    return _reduced(context, node, arguments, result_shape(node))
+    shape = shape_of(node)
+    if shape is not None:
+        return _reduced(context, node, arguments, shape)
+    values = node.meta["val"]
+    result = _reduced(context, node, arguments, tuple(values[0].shape))
+    return (result,) * len(values)
 
 
 def extreme(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
@@ -38,9 +52,9 @@ def extreme(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value
         return extreme_of_two(context, node, arguments)
     if "dim" not in arguments:
         return homogeneous(context, node, arguments)
-    values = _reduced(context, node, arguments, shape)
+    values = _homogeneous(context, node, arguments, shape)
     # The indices say where along `dim` the extreme stands, so those positions cannot move.
-    if any(isinstance(user.args[1], int) and user.args[1] == 1 for user in node.users if len(user.args) > 1):
+    if any(user.users for user in node.users if len(user.args) > 1 and user.args[1] == 1):
         context.freeze(arguments["self"], node)
     return values, rigid_layout(shape, "indices")
 
@@ -55,8 +69,11 @@ def position_of(context: Context, node: fx.Node, arguments: dict[str, Any]) -> V
 
 
 RULES: dict[str, Rule] = {
-    **{f"aten.{name}": homogeneous for name in ("sum", "mean", "amax", "amin", "logsumexp")},
-    **{f"aten.{name}": curved for name in ("linalg_vector_norm", "norm", "var", "std", "prod", "all", "any")},
+    **{f"aten.{name}": homogeneous for name in ("sum", "mean", "amax", "amin")},
+    **{
+        f"aten.{name}": curved
+        for name in "linalg_vector_norm norm var std var_mean std_mean prod all any logsumexp".split()
+    },
     "aten.max": extreme,
     "aten.min": extreme,
     **{f"aten.{name}": position_of for name in ("argmax", "argmin", "argsort", "sort", "topk")},

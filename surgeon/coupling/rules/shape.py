@@ -67,7 +67,8 @@ def interleaved(context: Context, node: fx.Node, arguments: dict[str, Any]) -> V
     layout = context.layout(arguments["self"])
     count, dim = arguments.get("repeats"), arguments.get("dim")
     if not isinstance(count, int):
-        context.freeze(arguments["self"], node)
+        for argument in node.all_input_nodes:
+            context.freeze(argument, node)
         return unknown_layout(node)
     if dim is None:
         layout = reshape(layout, [_entries(layout)], context.ledger, plain(node))
@@ -162,9 +163,11 @@ def indexed(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value
     dim, index = next(iter(given.items()))
     index_shape = shape_of(index)
     if len(given) != 1 or index_shape is None or index.meta["val"].dtype is torch.bool:
-        context.freeze(arguments["self"], node)
+        for argument in node.all_input_nodes:
+            context.freeze(argument, node)
         return unknown_layout(node)
     context.mark(arguments["self"], range(len(layout.dims)), "affine")
+    context.freeze(index, node)
     layout = mix_dims(layout, [dim], context.ledger, plain(node), "positions chosen by an index")
     gone = set(layout.dims[dim])
     if any(gone & set(block.legs) for block in layout.blocks):
@@ -177,6 +180,7 @@ def indexed(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value
 def looked_up(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     """`embedding`: rows of a table."""
     table = context.layout(arguments["weight"])
+    context.freeze(arguments["indices"], node)
     context.mark(arguments["weight"], [1], "affine")
     table = mix_dims(table, [0], context.ledger, plain(node), "positions chosen by an index")
     shape = result_shape(node)
@@ -185,9 +189,8 @@ def looked_up(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Val
 
 def written_into(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     """`slice_scatter`, `select_scatter`, `index_put`: what is written meets what stood there."""
-    for name in ("self", "src", "values"):
-        if isinstance(arguments.get(name), fx.Node):
-            context.freeze(arguments[name], node)
+    for argument in node.all_input_nodes:
+        context.freeze(argument, node)
     return unknown_layout(node)
 
 

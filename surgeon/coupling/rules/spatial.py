@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import fx
 
-from surgeon.coupling.axes import Kind, Layout, Leg, mix_dims, permute, reshape, rigid_dim, rigid_layout, take
+from surgeon.coupling.axes import Kind, Layout, Leg, mix_dims, permute, reshape, rigid_dim, take
 from surgeon.coupling.combine import concatenate
 from surgeon.coupling.context import Context, Rule, Value, plain, reason, result_shape, shape_of
 from surgeon.coupling.rules.contraction import PIXELS
@@ -26,9 +26,9 @@ def _over_last(count: int) -> Rule:
         shape = shape_of(node)
         if shape is not None:
             return _mixed(context, node, layout, count, shape)
-        first, *others = node.meta["val"]
-        mixed = _mixed(context, node, layout, count, tuple(first.shape))
-        return (mixed, *(rigid_layout(tuple(other.shape), "indices") for other in others))
+        # The second result holds every channel's places in the image.
+        values = node.meta["val"]
+        return (_mixed(context, node, layout, count, tuple(values[0].shape)),) * len(values)
 
     return rule
 
@@ -64,7 +64,8 @@ def pad(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
 def _surround(context: Context, node: fx.Node, layout: Layout, dim: int, before: int, after: int) -> Layout:
     def constant(size: int) -> Layout:
         # Only `dim` has a size of its own; along the others, and along it, the constant is the same everywhere.
-        return Layout(tuple((Leg(size, Kind.UNIFORM),) if d == dim else () for d in range(len(layout.dims))))
+        leg = Leg(size, Kind.UNIFORM, f"the padding {node.name}")
+        return Layout(tuple((leg,) if d == dim else () for d in range(len(layout.dims))))
 
     pieces = [constant(before)] * bool(before) + [layout] + [constant(after)] * bool(after)
     return concatenate(pieces, dim, context.ledger, reason(node))

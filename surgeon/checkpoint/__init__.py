@@ -1,0 +1,21 @@
+"""Checkpoint files: read safely, matched to an architecture, loaded strictly, written atomically."""
+
+from surgeon.checkpoint.architecture import Architecture, find_architecture
+from surgeon.checkpoint.build import build
+from surgeon.checkpoint.fit import fit
+from surgeon.checkpoint.load import load
+from surgeon.checkpoint.read import Checkpoint, read
+from surgeon.checkpoint.write import refuse_existing, save, write_text
+
+__all__ = [
+    "Architecture",
+    "Checkpoint",
+    "build",
+    "find_architecture",
+    "fit",
+    "load",
+    "read",
+    "refuse_existing",
+    "save",
+    "write_text",
+]

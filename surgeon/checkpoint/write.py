@@ -1,0 +1,158 @@
+"""Write checkpoints and records: whole or not at all, and never over something without being told to."""
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from surgeon.checkpoint.architecture import HEADER_ARGUMENTS_KEY, HEADER_KEY, Architecture
+from surgeon.checkpoint.display import shown
+from surgeon.checkpoint.read import SAFETENSORS_SUFFIX
+from surgeon.checkpoint.safetensors_file import LENGTH_BYTES
+from surgeon.errors import OutputError
+
+ALIGNMENT = 8
+
+
+def save(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    architecture: Architecture | None = None,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a network's state dict as .safetensors, with its architecture in the header.
+
+    Args:
+        path: where to; the file appears whole or not at all.
+        model: any network; where tensors share memory, each is written.
+        architecture: what the header says; by default the network's attribute `surgeon_architecture`, if it has one.
+        metadata: further entries of the header.
+        overwrite: replace a file that exists.
+
+    Raises:
+        OutputError: the path exists, is not for .safetensors or cannot be written, or the state dict holds more than
+            tensors.
+    """
+    path = Path(path)
+    if path.suffix.lower() != SAFETENSORS_SUFFIX:
+        raise OutputError(
+            f"{path} has the suffix {path.suffix or '(none)'}, and checkpoints are written as safetensors.",
+            f"Give a name that ends in {SAFETENSORS_SUFFIX}.",
+        )
+    architecture = architecture or getattr(model, "surgeon_architecture", None)
+    tensors = _separate_tensors(model, path)
+    with _replacing(path, overwrite) as file:
+        content = safetensors.torch.save(tensors, _metadata(architecture, metadata or {}))
+        _write_ordered(file, content)
+
+
+def write_text(path: str | Path, text: str, overwrite: bool = False) -> None:
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        OutputError: the path exists and `overwrite` is false, or it cannot be written.
+    """
+    with _replacing(Path(path), overwrite) as file:
+        file.write(text.encode())
+
+
+def refuse_existing(path: str | Path, overwrite: bool) -> None:
+    """Check that a file may be written, without writing anything: before hours of work, say.
+
+    Raises:
+        OutputError: the path exists and `overwrite` is false, it is no regular file, or its folder does not exist.
+    """
+    path = Path(path)
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise OutputError(f"The folder {path.parent} does not exist.", "Create it, or write elsewhere.") from None
+        return
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+        raise OutputError(f"{path} is no regular file.", "Write to another name.")
+    if not overwrite:
+        raise OutputError(f"{path} exists.", "Pass --overwrite to replace it, or write to another name.")
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
+    """A file beside the path, which takes its place once everything is on the disk."""
+    refuse_existing(path, overwrite)
+    temporary = path.with_name(f".surgeon-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        refuse_existing(path, overwrite)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Not every system opens folders; the file itself is on the disk already.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _unwritable(path: Path, error: OSError | ValueError) -> OutputError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return OutputError(f"{shown(path)} cannot be written: {reason}.", "Make room there, or write elsewhere.")
+
+
+def _metadata(architecture: Architecture | None, metadata: Mapping[str, str]) -> dict[str, str]:
+    described = {"format": "pt"}
+    if architecture is not None:
+        described[HEADER_KEY] = str(architecture)
+        described[HEADER_ARGUMENTS_KEY] = json.dumps(architecture.arguments, sort_keys=True)
+    return dict(metadata) | described
+
+
+def _separate_tensors(model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The state dict in contiguous memory that no two tensors share: safetensors refuses anything else."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise OutputError(
+                f"{name} of the network is no tensor, and {path} would lack it.",
+                "Give a network whose state dict holds tensors only.",
+            )
+        tensor = value.detach().cpu().contiguous()
+        whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+        address = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor if whole and address not in seen else tensor.clone(memory_format=torch.contiguous_format)
+        seen.add(address)
+    return tensors
+
+
+def _write_ordered(file: BinaryIO, content: bytes) -> None:
+    """Write serialized safetensors with the header's entries in order: the library's order changes by the process."""
+    length = int.from_bytes(content[:LENGTH_BYTES], "little")
+    start = LENGTH_BYTES + length
+    header = json.dumps(json.loads(content[LENGTH_BYTES:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % ALIGNMENT)
+    file.write(len(header).to_bytes(LENGTH_BYTES, "little"))
+    file.write(header)
+    file.write(memoryview(content)[start:])

@@ -1,0 +1,1 @@
+"""The command line: parse, call `operate`, render. Heavy imports happen inside the commands."""

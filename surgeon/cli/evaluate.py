@@ -1,0 +1,45 @@
+"""`surgeon evaluate CHECKPOINT --data DATA`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from surgeon.cli.options import CHECKPOINT, arch_option, data_options, json_option, open_images
+from surgeon.errors import DataError
+
+
+@click.command(name="evaluate")
+@click.argument("checkpoint", type=CHECKPOINT)
+@arch_option
+@data_options
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the held-out or limited images.")
+@json_option
+def command(checkpoint: Path, arch: str | None, seed: int, as_json: bool, **values: Any) -> None:
+    """Measure a checkpoint's top-1, top-5 and loss on validation images."""
+    if values["data"] is None:
+        raise DataError("There are no images to evaluate on.", "Name some with --data.")
+    from surgeon.checkpoint import load
+    from surgeon.cli import render
+    from surgeon.data import check_classes, make_loader
+    from surgeon.operate.apply import num_outputs
+    from surgeon.tuning import evaluate, make_accelerator
+
+    model = load(checkpoint, arch)
+    data = open_images(model, values, seed)
+    check_classes(data, num_outputs(model))
+    for note in data.notes:
+        render.say(note)
+    loader = make_loader(data.val, batch_size=values["batch_size"], workers=values["workers"])
+    scores = evaluate(model, loader, accelerator=make_accelerator(), track=render.progress)
+    if as_json:
+        render.echo(
+            json.dumps({"checkpoint": str(checkpoint), "data": data.name, **dataclasses.asdict(scores)}, indent=2)
+        )
+    else:
+        render.echo(
+            f"top-1 {scores.top1:.2f} %   top-5 {scores.top5:.2f} %   loss {scores.loss:.4f}   "
+            f"({scores.images} images, {scores.seconds:.1f} s)"
+        )

@@ -1,0 +1,42 @@
+"""`surgeon inspect [CHECKPOINT]`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from surgeon.cli.network import network
+from surgeon.cli.options import CHECKPOINT, arch_option, json_option, layers_option
+from surgeon.errors import OptionError
+
+
+@click.command(name="inspect")
+@click.argument("checkpoint", type=CHECKPOINT, required=False)
+@arch_option
+@layers_option
+@json_option
+@click.option("--dot", "as_dot", is_flag=True, help="Print the graph in Graphviz's language.")
+@click.option("--svg", "as_svg", is_flag=True, help="Print a picture of the graph.")
+def command(
+    checkpoint: Path | None, arch: str | None, layers: tuple[str, ...], as_json: bool, as_dot: bool, as_svg: bool
+) -> None:
+    """Show which tensor axes carry the same channels, and what is frozen and why.
+
+    The network is a CHECKPOINT's, or that of --arch without weights.
+    """
+    if as_json + as_dot + as_svg > 1:
+        raise OptionError("Several output formats are asked for.", "Choose one of --json, --dot and --svg.")
+    model = network(checkpoint, arch)
+    from surgeon.coupling import describe, trace
+    from surgeon.operate.targets import find_targets
+
+    graph = trace(model)
+    chosen = find_targets(graph, layers) if layers else None
+    if as_json:
+        click.echo(json.dumps(describe.to_json(graph, chosen), indent=2))
+    elif as_dot:
+        click.echo(describe.to_dot(graph, chosen))
+    elif as_svg:
+        click.echo(describe.to_svg(graph, chosen))
+    else:
+        click.echo(describe.tree(graph, chosen))

@@ -1,0 +1,76 @@
+"""The group of commands, and what every command does about errors."""
+
+import importlib
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from surgeon import __version__
+from surgeon.errors import SurgeonError
+
+COMMANDS = {
+    "apply": "Reorganize or revive channels of a checkpoint, fine-tune it, and write the result.",
+    "inspect": "Show which tensor axes carry the same channels, and what is frozen and why.",
+    "verify": "Prove the channel groups of a network by permuting them.",
+    "evaluate": "Measure a checkpoint's top-1, top-5 and loss.",
+    "methods": "List the methods, or show one method's options.",
+}
+
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is called, so that `--help` starts at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"surgeon.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="surgeon")
+def cli() -> None:
+    """Bring dead, duplicated and weak channels of pretrained vision networks back to life."""
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 refused or failed, 2 usage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli(standalone_mode=False)
+    except SurgeonError as error:
+        click.echo(f"Error: {error.problem}\n{error.remedy}", err=True)
+        sys.exit(FAILED)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nInterrupted. Input and earlier outputs are untouched.", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; nothing is wrong, and nothing is left to say.
+        sys.stderr.close()
+        sys.exit(FAILED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End like an exception, so that temporary files are removed on the way out."""
+    sys.exit(TERMINATED)

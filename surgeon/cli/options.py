@@ -1,0 +1,160 @@
+"""Options that several commands share, and how their texts become values."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from surgeon.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surgeon.data import ImageConfig, ImageData
+    from surgeon.progress import Track
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+CHECKPOINT = click.Path(path_type=Path)
+
+
+def combined(*decorators: Decorator) -> Decorator:
+    """Return one decorator that applies several, in the order in which their options shall appear."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+arch_option = click.option(
+    "--arch", metavar="ARCH", help="A timm name, torchvision:NAME, or file.py:function. Found by itself where possible."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout; all else goes to stderr.")
+layers_option = click.option(
+    "--layers", multiple=True, metavar="PATTERN", help="Module names or globs, e.g. layer4 or 'stages.3.*.conv2'."
+)
+
+data_options = combined(
+    click.option("--data", metavar="DATA", help="A folder of images, a timm name (torch/…, hfds/…, wds/…), or digits."),
+    click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True),
+    click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read images."),
+    click.option("--limit", type=click.IntRange(1), help="Use at most so many training and validation images."),
+    click.option(
+        "--hold-out",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.1,
+        show_default=True,
+        help="Share of the images that validates where the data has no split of its own.",
+    ),
+    click.option("--download", is_flag=True, help="Let torchvision fetch a torch/… data set that is missing."),
+    click.option("--input-size", metavar="C,H,W", help="Override the network's input size."),
+    click.option("--mean", metavar="R,G,B", help="Override the normalization's mean, for pixels in [0, 1]."),
+    click.option("--std", metavar="R,G,B", help="Override the normalization's standard deviation."),
+    click.option("--interpolation", help="Override how images are resized: bilinear, bicubic, …"),
+    click.option("--crop-pct", type=float, help="Override the share of the resized image that evaluation keeps."),
+)
+
+DATA_NAMES = (
+    "data", "batch_size", "workers", "limit", "hold_out", "download", "input_size", "mean", "std", "interpolation",
+    "crop_pct",
+)  # fmt: skip
+
+
+def numbers(text: str | None, name: str, kind: type) -> tuple[Any, ...] | None:
+    """Return comma-separated numbers as a tuple; None stays None.
+
+    Raises:
+        OptionError: the text holds something else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(kind(part) for part in text.replace("x", ",").split(","))
+    except ValueError as error:
+        raise OptionError(f"The option --{name} is '{text}'.", "Give numbers with commas between them.") from error
+
+
+def resolve_images(model: nn.Module, values: dict[str, Any]) -> ImageConfig:
+    """Return the network's image configuration with the overrides of the command line."""
+    from surgeon.data import image_config
+
+    return image_config(
+        model,
+        input_size=numbers(values["input_size"], "input-size", int),
+        mean=numbers(values["mean"], "mean", float),
+        std=numbers(values["std"], "std", float),
+        interpolation=values["interpolation"],
+        crop_pct=values["crop_pct"],
+    )
+
+
+def open_images(model: nn.Module, values: dict[str, Any], seed: int) -> ImageData:
+    """Open the data set that the command line names, in the form that the network wants."""
+    from surgeon.data import open_data
+
+    return open_data(
+        values["data"],
+        resolve_images(model, values),
+        limit=values["limit"],
+        seed=seed,
+        hold_out=values["hold_out"],
+        download=values["download"],
+    )
+
+
+def key_values(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Return `name=value` texts as a dictionary; dashes in names count as underscores.
+
+    Raises:
+        OptionError: a text has no equals sign.
+    """
+    result = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise OptionError(f"'--set {pair}' is not of the form name=value.", "Write, for example, --set ratio=0.5.")
+        result[name.strip().replace("-", "_")] = value.strip()
+    return result
+
+
+def read_recipe(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Take the options of a TOML file as defaults; what stands on the command line wins.
+
+    Raises:
+        OptionError: the file is no TOML, or names an option that the command does not have.
+    """
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise OptionError(
+            f"The recipe {path} cannot be read: {error}.", "Give a TOML file of option = value."
+        ) from error
+    known = {p.name: p for p in ctx.command.params if isinstance(p, click.Option) and p.name}
+    defaults: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        name = {"set": "settings"}.get(name, name)
+        if name not in known:
+            names = ", ".join(sorted(option.replace("_", "-") for option in known))
+            raise OptionError(f"The recipe {path} names the unknown option '{key}'.", f"It may name: {names}.")
+        if name == "settings" and isinstance(value, dict):
+            value = [f"{option}={setting}" for option, setting in value.items()]
+        defaults[name] = value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return path
+
+
+def make_track() -> Track:
+    """Return the progress display of the command line."""
+    from surgeon.cli.render import progress
+
+    return progress

@@ -1,0 +1,141 @@
+"""What the user sees: progress bars with images a second, and tables. Everything goes to stderr but results."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from surgeon.edit.plan import Plan
+from surgeon.methods import Method
+from surgeon.methods.options import describe
+from surgeon.operate.record import Record, Stage
+from surgeon.tuning import EpochRecord
+
+ERR = Console(stderr=True)
+OUT = Console()
+
+
+class ImagesPerSecond(ProgressColumn):
+    """The speed of a pass over images."""
+
+    def render(self, task: Task) -> Text:
+        """Return the speed, or nothing before there is one."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} images/s", style="cyan")
+
+
+def progress(batches: Iterable[Any], description: str, total_images: int | None = None) -> Iterator[Any]:
+    """Yield the batches under a progress bar that counts images."""
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), ImagesPerSecond(), TimeRemainingColumn())
+    with Progress(*columns, console=ERR, transient=True) as bar:
+        task = bar.add_task(description, total=total_images)
+        for batch in batches:
+            yield batch
+            bar.advance(task, len(batch[0]))
+
+
+def say(text: str) -> None:
+    """Print a line for the reader."""
+    ERR.print(text, highlight=False, markup=False)
+
+
+def percent(value: float | None) -> str:
+    """Return a percentage, or a dash."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def stage_line(stage: Stage) -> None:
+    """Print one finished stage."""
+    parts = [f"{stage.name:>12}"]
+    if stage.top1 is not None:
+        parts.append(f"top-1 {stage.top1:.2f} %")
+    if stage.agreement is not None and stage.name != "original":
+        parts.append(f"agreement {100 * stage.agreement:.1f} %")
+    parts.append(f"{stage.seconds:.1f} s")
+    say("  ".join(parts))
+
+
+def record_table(record: Record, *, to_stderr: bool) -> None:
+    """Print the figures of all stages."""
+    table = Table(title=f"{record.method} on {', '.join(record.targets)}", title_justify="left")
+    table.add_column("stage")
+    for heading in ("top-1 %", "top-5 %", "loss", "drift", "agreement %", "seconds"):
+        table.add_column(heading, justify="right")
+    for stage in record.stages:
+        name = stage.name if stage.target is None or len(record.targets) == 1 else f"{stage.name} ({stage.target})"
+        agreement = None if stage.agreement is None else 100 * stage.agreement
+        table.add_row(
+            name,
+            percent(stage.top1),
+            percent(stage.top5),
+            "–" if stage.loss is None else f"{stage.loss:.4f}",
+            "–" if stage.drift is None else f"{stage.drift:.4f}",
+            percent(agreement),
+            f"{stage.seconds:.1f}",
+        )
+    (ERR if to_stderr else OUT).print(table)
+
+
+def plan_table(plan: Plan) -> None:
+    """Print every change of a plan, and what it leaves alone."""
+    table = Table(title=f"{plan.method} on {', '.join(plan.targets)}: nothing is changed yet", title_justify="left")
+    table.add_column("tensor", overflow="fold")
+    table.add_column("axis", justify="right")
+    table.add_column("channels", justify="right")
+    table.add_column("what happens")
+    for change in plan.changes():
+        rows = "" if change.rows is None else f" (rows {change.rows.start}-{change.rows.stop - 1})"
+        table.add_row(change.tensor + rows, str(change.dim), str(change.channels), change.what)
+    OUT.print(table)
+    for group, figures in plan.figures.items():
+        shown = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in figures.items())
+        OUT.print(f"{group}: {shown}", highlight=False, markup=False)
+    for sentence in plan.skipped:
+        OUT.print(f"left alone: {sentence}", highlight=False, markup=False)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def method_table(methods: Sequence[Method]) -> None:
+    """Print the methods, one line each."""
+    table = Table(show_lines=False)
+    for heading in ("method", "needs", "what it does", "paper"):
+        table.add_column(heading, overflow="fold")
+    for method in methods:
+        needs = [
+            name for name, wanted in (("images", method.needs_data), ("fine-tuning", method.needs_training)) if wanted
+        ]
+        table.add_row(method.name, ", ".join(needs), method.summary, method.paper)
+    OUT.print(table)
+
+
+def option_table(method: Method) -> None:
+    """Print one method's options with defaults and the paper's values."""
+    OUT.print(f"{method.name}: {method.summary}\n{method.paper}", highlight=False, markup=False)
+    table = Table(show_lines=True)
+    for heading in ("--set", "type", "default", "paper", "meaning"):
+        table.add_column(heading, overflow="fold")
+    for option in method.options:
+        paper = "–" if option.paper is None else str(option.paper)
+        default = "none" if option.default is None else str(option.default)
+        table.add_row(option.name, describe(option.type), default, paper, option.help)
+    OUT.print(table)
+
+
+def echo(text: str) -> None:
+    """Print a result to stdout as it is."""
+    click.echo(text)
+
+
+def epoch_line(record: EpochRecord) -> None:
+    """Print one finished epoch of fine-tuning."""
+    say(
+        f"    epoch {record.epoch + 1:>3}  loss {record.train_loss:.4f}  top-1 {record.top1:.2f} %  "
+        f"{record.images_per_second:,.0f} images/s"
+    )

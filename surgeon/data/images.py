@@ -1,0 +1,127 @@
+"""Images with labels, read one at a time and made into tensors."""
+
+import random
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from surgeon.data.transforms import Transform
+from surgeon.errors import DataError
+
+# What decoders raise on broken files; Pillow does not wrap them.
+_BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, AssertionError, OverflowError, MemoryError,
+    struct.error, zlib.error, PIL.Image.DecompressionBombError,
+)  # fmt: skip
+
+
+class UnreadableImageError(DataError):
+    """An image cannot be read.
+
+    A worker of a DataLoader can hand on an exception only by its type and one text, in which it buries what the
+    exception said under a traceback. So this kind has one argument, and finds its own words again.
+
+    Args:
+        problem: one sentence, or a text with a traceback that ends in this exception.
+    """
+
+    REMEDY = "Repair or remove that image."
+
+    def __init__(self, problem: str) -> None:
+        own = problem.rpartition(f"{type(self).__name__}: ")[2]
+        super().__init__(own.strip().removesuffix(self.REMEDY).strip(), self.REMEDY)
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A set of images, of which none is read yet.
+
+    Args:
+        classes: their names, by label.
+        labels: [N] int64, of every image.
+        read: the image of an index, possibly not decoded yet.
+        where: what to call the image of an index: its path, where it has one.
+    """
+
+    classes: tuple[str, ...]
+    labels: Tensor
+    read: Callable[[int], Image]
+    where: Callable[[int], str]
+
+
+class ImageTensors(Dataset[tuple[Tensor, int]]):
+    """Some images of a set, as tensors.
+
+    Args:
+        images: the set.
+        indices: [N] int64, which of them.
+        channels: 3 for colour, 1 for gray.
+        transform: from an image to a tensor.
+        seed: of the transform's random choices, together with epoch and index; None for a transform that makes none.
+    """
+
+    def __init__(
+        self, images: LabelledImages, indices: Tensor, channels: int, transform: Transform, seed: int | None = None
+    ) -> None:
+        self.images = images
+        self.indices = indices
+        self.mode = "L" if channels == 1 else "RGB"
+        self.transform = transform
+        self.seed = seed
+
+    @property
+    def labels(self) -> Tensor:
+        """[N] int64, without reading an image."""
+        return self.images.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int]:
+        """One image.
+
+        Args:
+            item: its place, or the epoch and its place.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        epoch, place = item if isinstance(item, tuple) else (0, item)
+        index = int(self.indices[place])
+        image = self._decoded(index)
+        if self.seed is None:
+            return self.transform(image), int(self.images.labels[index])
+        with _seeded(self.seed, epoch, index):
+            return self.transform(image), int(self.images.labels[index])
+
+    def _decoded(self, index: int) -> Image:
+        try:
+            return self.images.read(index).convert(self.mode)
+        except _BROKEN as error:
+            # The path is escaped since the message has to stay one line.
+            where = ascii(self.images.where(index))[1:-1]
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UnreadableImageError(f"The image {where} cannot be read ({reason}).") from None
+
+
+@contextmanager
+def _seeded(*numbers: int) -> Iterator[None]:
+    """Random choices by these numbers alone, for transforms that draw from the global generators."""
+    seed = int(np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)[0])
+    state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)

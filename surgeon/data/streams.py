@@ -1,0 +1,96 @@
+"""Data sets that can only be read from beginning to end: webdataset, TensorFlow, and Hugging Face's streams."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from timm.data import create_dataset
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from surgeon.data import named
+from surgeon.data.transforms import Transform
+
+WEBDATASET = "wds"
+
+
+class ImageStream(IterableDataset[tuple[Tensor, int]]):
+    """At most so many images of a stream of timm's.
+
+    Args:
+        stream: timm's IterableImageDataset, with its transform.
+        limit: number of images of a pass over all workers; None for all of them.
+    """
+
+    def __init__(self, stream: Any, limit: int | None) -> None:
+        self.stream = stream
+        self.limit = limit
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, by label; () where the stream does not tell."""
+        return tuple(self.stream.reader.class_to_idx or ())
+
+    def prepare(self, workers: int) -> None:
+        """Tell the stream how many workers will share it, before they start."""
+        self.stream.set_loader_cfg(num_workers=workers)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Number the next pass, on which the stream's order depends. accelerate calls this."""
+        self.stream.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        length = len(self.stream)
+        return length if self.limit is None else min(length, self.limit)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return islice(iter(self.stream), self._share())
+
+    def _share(self) -> int | None:
+        worker = get_worker_info()
+        if self.limit is None or worker is None:
+            return self.limit
+        return (self.limit + worker.num_workers - 1 - worker.id) // worker.num_workers
+
+
+def open_stream(
+    spec: str,
+    root: Path | None,
+    split: str,
+    transform: Transform,
+    *,
+    channels: int,
+    limit: int | None,
+    seed: int,
+    shuffle: bool,
+) -> ImageStream:
+    """Open one split of a stream through timm's factory.
+
+    Args:
+        spec: timm's name; after `wds/`, the folder with the shards and their _info.json.
+        root: the folder of TensorFlow's or the cache of Hugging Face's data sets.
+        split: train or validation.
+        transform: from an image to a tensor.
+        channels: 3 for colour, 1 for gray.
+        limit: number of images of a pass; None for all of them.
+        seed: of the order.
+        shuffle: a new order every epoch.
+
+    Raises:
+        DataError: the stream or its library is missing.
+    """
+    family, _, name = spec.partition("/")
+    try:
+        stream = create_dataset(
+            spec,
+            root=name if family.lower() == WEBDATASET else (str(root) if root else None),
+            split=split,
+            is_training=shuffle,
+            input_img_mode="L" if channels == 1 else "RGB",
+            seed=seed,
+        )
+    except named.FAILURES as error:
+        raise named.refusal(spec, error) from error
+    stream.transform = transform
+    return ImageStream(stream, limit)

@@ -1,0 +1,70 @@
+"""BatchNorm's running statistics, measured anew."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+
+from surgeon.errors import DataError
+from surgeon.measure.batches import Batches, image_count
+from surgeon.measure.modes import keep_modes
+from surgeon.progress import Track, no_progress
+
+
+def recalibrate(model: nn.Module, batches: Batches, *, device: torch.device | str, track: Track = no_progress) -> int:
+    """Replace the running statistics of every BatchNorm layer by those of the images, and return how many there are.
+
+    Mean and variance are the batches' means, each batch counted by its images. Only BatchNorm layers train
+    meanwhile, so dropout and stochastic depth do not disturb the statistics. A batch of a single image has no variance
+    and is left out. Modes and momenta are left as they were.
+
+    Args:
+        model: on `device` already.
+        batches: `(images float32 [B, C, H, W], labels)`.
+        track: is told of every batch.
+
+    Raises:
+        DataError: no batch has two images; the statistics are unchanged.
+    """
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not layers:
+        return 0
+    images = (batch[0] for batch in track(batches, "recalibrating", image_count(batches)) if len(batch[0]) > 1)
+    first = next(images, None)
+    if first is None:
+        raise DataError(
+            "There is no batch of two or more images to recalibrate BatchNorm on.",
+            "Give more images or a larger batch size.",
+        )
+    with keep_modes(model), _keep_momenta(layers):
+        update_bn(_weighted(itertools.chain([first], images), model, layers), model, device=torch.device(device))
+    return len(layers)
+
+
+def _weighted(batches: Iterable[Tensor], model: nn.Module, layers: list[_BatchNorm]) -> Iterator[Tensor]:
+    # update_bn has put the whole network into training mode and every momentum to None, which would count a last,
+    # smaller batch as much as the others.
+    model.eval()
+    for layer in layers:
+        layer.training = True
+    seen = 0
+    for images in batches:
+        seen += len(images)
+        for layer in layers:
+            layer.momentum = len(images) / seen
+        yield images
+
+
+@contextmanager
+def _keep_momenta(layers: list[_BatchNorm]) -> Iterator[None]:
+    # update_bn puts them back too, but not when it is interrupted.
+    momenta = [layer.momentum for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

@@ -1,0 +1,42 @@
+"""Statistics of a layer's weights alone."""
+
+import torch
+from torch import Tensor
+
+
+def filter_norms(weight: Tensor, p: float = 2, dim: int = 0) -> Tensor:
+    """Give the p-norm of every filter, or of every slice along another axis.
+
+    Args:
+        weight: any shape, e.g. `[O, I, kh, kw]`.
+        p: order of the norm, 1 for the sum of magnitudes.
+        dim: the axis that counts the filters.
+
+    Returns:
+        `[weight.shape[dim]]`.
+    """
+    norms: Tensor = torch.linalg.vector_norm(_rows(weight, dim), ord=p, dim=1)
+    return norms
+
+
+def orthogonality_sums(weight: Tensor, dim: int = 0) -> Tensor:
+    """Give how much every filter overlaps with the others of its layer, larger for a more redundant one.
+
+    A filter of zeros has no direction: the equations give it `1 / J`, its own place on the diagonal.
+
+    Args:
+        weight: any shape, e.g. `[O, I, kh, kw]`.
+        dim: the axis that counts the J filters.
+
+    Returns:
+        `[J]`, each `O_f = sum(P[f]) / J` with `P = |W W^T - I|` of the normalized filters W.
+
+    Source: Prakash et al., RePr: Improved Training of Convolutional Filters, eq. 1 and 2.
+    """
+    filters = torch.nn.functional.normalize(_rows(weight, dim), dim=1)
+    identity = torch.eye(len(filters), dtype=filters.dtype, device=filters.device)
+    return (filters @ filters.T - identity).abs().sum(1) / len(filters)
+
+
+def _rows(weight: Tensor, dim: int) -> Tensor:
+    return weight.movedim(dim, 0).reshape(weight.shape[dim], -1)

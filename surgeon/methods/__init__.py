@@ -1,0 +1,26 @@
+"""The methods, one file each, and the one table of them.
+
+The package can be called: `surgeon.methods()` returns their descriptions.
+"""
+
+import sys
+from types import ModuleType
+
+from surgeon.methods.base import Inputs, Method, Option
+from surgeon.methods.options import make_config
+from surgeon.methods.sofm import SOFM
+
+METHODS: dict[str, Method] = {method.name: method for method in (SOFM,)}
+
+
+class _CallablePackage(ModuleType):
+    """A package that is also the public function `surgeon.methods()`, in whatever order things are imported."""
+
+    def __call__(self) -> tuple[Method, ...]:
+        """Return the descriptions of all methods: name, paper, needs and options."""
+        return tuple(METHODS.values())
+
+
+sys.modules[__name__].__class__ = _CallablePackage
+
+__all__ = ["METHODS", "Inputs", "Method", "Option", "make_config"]

@@ -1,0 +1,5 @@
+"""The parts composed into the jobs that users ask for."""
+
+from surgeon.operate.apply import apply, plan
+
+__all__ = ["apply", "plan"]

@@ -1,0 +1,130 @@
+"""The record of a run: what was done, with the figures of every stage."""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Literal
+
+from surgeon.edit.plan import Plan
+
+StageName = Literal["original", "operated", "recalibrated", "finetuned"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The figures of one stage.
+
+    Attributes:
+        name: `original`, `operated`, `recalibrated` or `finetuned`.
+        top1: top-1 on the validation images, in percent; None without validation images. Likewise the next two.
+        top5: top-5, in percent.
+        loss: mean cross-entropy.
+        drift: relative L2 distance of the logits to the original's on calibration images; None without images.
+        agreement: share, 0 … 1, of calibration images with the original's top-1 answer; None without images.
+        seconds: wall-clock time of the stage's work, its evaluation included.
+        target: the module that was operated on; None for the original.
+    """
+
+    name: StageName
+    top1: float | None
+    top5: float | None
+    loss: float | None
+    drift: float | None
+    agreement: float | None
+    seconds: float
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was done to a network.
+
+    Attributes:
+        method: name of the method.
+        options: its options.
+        seed: seed of everything random.
+        targets: modules whose channels were edited.
+        edits: every changed tensor axis: tensor, dim, channels, what.
+        figures: the method's own numbers, by group.
+        skipped: what was left alone, and why.
+        stages: figures of every stage, in order.
+        epochs: figures of every epoch of fine-tuning, in order.
+        tuning: the options of fine-tuning; empty where there was none.
+        arch: the network's architecture, where it is known.
+        checkpoint: path and SHA-256 of the input; empty for a network without a file.
+        output: path of the result, or None.
+        device: where it ran.
+        notes: what a reader of the figures should know.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    seed: int
+    targets: tuple[str, ...]
+    edits: tuple[Mapping[str, Any], ...]
+    figures: Mapping[str, Any]
+    skipped: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    epochs: tuple[Mapping[str, Any], ...]
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    arch: str | None = None
+    checkpoint: Mapping[str, str] = field(default_factory=dict)
+    output: str | None = None
+    device: str = "cpu"
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON types, with the versions of what made it."""
+        known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "stages"}
+        return {
+            "surgeon": metadata.version("surgeon"),
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in known.items()},
+            "stages": [dataclasses.asdict(stage) for stage in self.stages],
+            "versions": versions(),
+        }
+
+    def to_json(self) -> str:
+        """Return the record as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, default=str) + "\n"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that a result depends on."""
+    libraries = ("torch", "torchvision", "timm", "accelerate", "safetensors")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in libraries}}
+
+
+def edit_rows(plan: Plan, epoch: int | None = None) -> tuple[dict[str, Any], ...]:
+    """Return the plan's changes as rows of a record; `epoch` where they happened during fine-tuning."""
+    rows = []
+    for change in plan.changes():
+        row = {
+            "tensor": change.tensor,
+            "dim": change.dim,
+            "channels": change.channels,
+            "positions": ranges(sorted(change.positions.tolist())),
+            "what": change.what,
+        }
+        if change.rows is not None:
+            row["rows"] = [change.rows.start, change.rows.stop]
+        if epoch is not None:
+            row["epoch"] = epoch
+        rows.append(row)
+    return tuple(rows)
+
+
+def ranges(positions: list[int]) -> str:
+    """Return sorted positions as text, runs shortened: `0-3,7`."""
+    parts: list[str] = []
+    start = previous = None
+    for position in [*positions, None]:
+        if start is None:
+            start = position
+        elif position is None or position != previous + 1:  # type: ignore[operator]
+            parts.append(str(start) if start == previous else f"{start}-{previous}")
+            start = position
+        previous = position
+    return ",".join(parts)

@@ -1,0 +1,192 @@
+"""The main job on files: read a checkpoint, apply a method to its network, write the result and its record."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from surgeon.checkpoint import Checkpoint, build, find_architecture, fit, load, read, refuse_existing, save, write_text
+from surgeon.data import ImageData, check_classes, make_loader
+from surgeon.edit.plan import Plan
+from surgeon.errors import DataError, OutputError, PlanError
+from surgeon.operate.apply import OnEpoch, OnStage, apply, find_method, num_outputs, plan
+from surgeon.operate.record import Record
+from surgeon.progress import Track
+from surgeon.tuning import TuningConfig, make_accelerator
+
+OpenImages = Callable[[nn.Module], ImageData]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with one checkpoint file.
+
+    Attributes:
+        checkpoint: path of the input, which is never written to.
+        method: name of the method.
+        options: its options, as text or values.
+        layers: module names and globs.
+        arch: the architecture as the user gave it, or None.
+        images: opens the data set for a network; None where there are no images.
+        output: path of the result; `<stem>-<method>.safetensors` beside the input where it is None.
+        overwrite: replace outputs that exist.
+        epochs: epochs of fine-tuning.
+        tuning: its other options.
+        teacher: `original`, the path of a checkpoint of the same architecture, or None.
+        recalibrate: measure BatchNorm statistics anew after the operation.
+        seed: seed of everything random.
+        batch_size: images a batch.
+        workers: processes that read images.
+    """
+
+    checkpoint: Path
+    method: str
+    options: Mapping[str, Any]
+    layers: tuple[str, ...]
+    arch: str | None
+    images: OpenImages | None
+    output: Path | None
+    overwrite: bool
+    epochs: int
+    tuning: TuningConfig
+    teacher: str | None
+    recalibrate: bool
+    seed: int
+    batch_size: int
+    workers: int
+
+    @property
+    def result(self) -> Path:
+        """Where the fine-tuned network goes."""
+        return self.output or self.checkpoint.with_name(f"{self.checkpoint.stem}-{self.method}.safetensors")
+
+    @property
+    def best(self) -> Path:
+        """Where the best epoch's weights go, if it is not the last."""
+        return self.result.with_name(f"{self.result.stem}-best.safetensors")
+
+    @property
+    def record(self) -> Path:
+        """Where the record goes."""
+        return self.result.with_suffix(".json")
+
+
+def plan_job(job: Job, track: Track) -> Plan:
+    """Return what the job would do, without doing it.
+
+    Raises:
+        SurgeonError: its inputs cannot be used; see `apply`.
+    """
+    model, _ = _open(job)
+    data = _images(job, model)
+    calibration = None if data is None else _loader(job, data.calibration)
+    return plan(model, job.method, job.layers, calibration, seed=job.seed, track=track, **job.options)
+
+
+def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say: Callable[[str], None]) -> Record:
+    """Do the job: write the result, its record, and the best epoch's weights where they are not the last.
+
+    Every file appears whole or not at all, and the result before its record.
+
+    Args:
+        job: what to do.
+        track: is told of every batch.
+        on_stage: called with the figures of every finished stage.
+        on_epoch: called with the figures of every epoch.
+        say: called with remarks for the reader.
+
+    Raises:
+        SurgeonError: its inputs cannot be used, or its outputs not be written; see `apply`.
+    """
+    for path in (job.result, job.record, job.best):
+        refuse_existing(path, job.overwrite)
+    if job.result.resolve() == job.checkpoint.resolve():
+        raise OutputError(f"The output {job.result} is the input itself.", "Give another name with -o.")
+    model, checkpoint = _open(job)
+    data = _images(job, model)
+    for note in () if data is None else data.notes:
+        say(note)
+    best: dict[str, torch.Tensor] = {}
+    record = apply(
+        model,
+        job.method,
+        job.layers,
+        train=None if data is None else _loader(job, data.train, shuffle=True),
+        val=None if data is None else _loader(job, data.val),
+        calibration=None if data is None else _loader(job, data.calibration),
+        epochs=job.epochs,
+        tuning=job.tuning,
+        teacher=_teacher(job),
+        recalibrate=job.recalibrate,
+        seed=job.seed,
+        accelerator=make_accelerator(job.tuning.mixed_precision),
+        track=track,
+        on_stage=on_stage,
+        on_epoch=on_epoch,
+        on_best=lambda epoch, state: best.update(state),
+        **job.options,
+    )
+    if not record.edits:
+        raise PlanError("The run edited nothing, so there is nothing to write.", "Choose other layers or options.")
+    record = dataclasses.replace(
+        record,
+        checkpoint={"path": str(job.checkpoint), "sha256": checkpoint.sha256},
+        output=str(job.result),
+        notes=(*record.notes, *(() if data is None else data.notes)),
+    )
+    _write(job, model, record, best)
+    return record
+
+
+def _open(job: Job) -> tuple[nn.Module, Checkpoint]:
+    checkpoint = read(job.checkpoint)
+    model = build(find_architecture(checkpoint, job.arch), checkpoint)
+    fit(model, checkpoint)
+    return model.eval(), checkpoint
+
+
+def _images(job: Job, model: nn.Module) -> ImageData | None:
+    if job.images is None:
+        if find_method(job.method).needs_data:
+            raise DataError(
+                f"The method {job.method} measures activations on labelled images, and there are none.",
+                "Name some with --data: a folder with one folder a class, a timm name, or digits to try it out.",
+            )
+        return None
+    data = job.images(model)
+    check_classes(data, num_outputs(model))
+    return data
+
+
+def _loader(job: Job, dataset: Any, *, shuffle: bool = False) -> DataLoader[Any]:
+    return make_loader(
+        dataset,
+        batch_size=job.batch_size,
+        workers=job.workers,
+        shuffle=shuffle,
+        seed=job.seed,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _teacher(job: Job) -> nn.Module | str | None:
+    if job.teacher is None or job.teacher == "original":
+        return job.teacher
+    return load(Path(job.teacher), job.arch)
+
+
+def _write(job: Job, model: nn.Module, record: Record, best: dict[str, torch.Tensor]) -> None:
+    core = {key: value for key, value in record.to_dict().items() if key not in ("edits", "epochs", "skipped")}
+    header = {"surgeon": json.dumps(core, default=str)}
+    model.to("cpu")
+    save(job.result, model, metadata=header, overwrite=job.overwrite)
+    write_text(job.record, record.to_json(), job.overwrite)
+    if best:
+        model.load_state_dict(best)
+        save(job.best, model, metadata=header, overwrite=job.overwrite)

@@ -1,0 +1,30 @@
+"""Fine-tuning and evaluation."""
+
+from surgeon.tuning.accelerator import make_accelerator
+from surgeon.tuning.config import MIXED_PRECISIONS, MixedPrecision, TuningConfig
+from surgeon.tuning.distill import Objective, soft_target_loss
+from surgeon.tuning.evaluate import Scores, compare_logits, evaluate, logits
+from surgeon.tuning.loop import BetweenEpochs, EpochRecord, OnEpoch, Tuned, tune
+from surgeon.tuning.optimizer import clear_moments, create_optimizer
+from surgeon.tuning.schedule import create_schedule
+
+__all__ = [
+    "MIXED_PRECISIONS",
+    "BetweenEpochs",
+    "EpochRecord",
+    "MixedPrecision",
+    "Objective",
+    "OnEpoch",
+    "Scores",
+    "Tuned",
+    "TuningConfig",
+    "clear_moments",
+    "compare_logits",
+    "create_optimizer",
+    "create_schedule",
+    "evaluate",
+    "logits",
+    "make_accelerator",
+    "soft_target_loss",
+    "tune",
+]

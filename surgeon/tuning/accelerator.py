@@ -1,0 +1,49 @@
+"""The device and the precision that a network is trained in."""
+
+import os
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration, PartialState
+
+from surgeon.errors import OptionError
+from surgeon.tuning.config import MixedPrecision
+
+
+def make_accelerator(mixed_precision: MixedPrecision = "auto", *, cpu: bool = False) -> Accelerator:
+    """Open the device, or the devices that `accelerate launch` gave to this process.
+
+    Args:
+        mixed_precision: "auto" takes what `accelerate launch` was told, else bf16 or fp16 where the device computes
+            in it, and never mixes on a CPU; "no", "fp16" and "bf16" are taken as they are.
+        cpu: stay on the CPU even where there is another device.
+
+    Raises:
+        OptionError: the device, or a device opened earlier in this process, does not allow that precision.
+    """
+    device = PartialState(cpu=cpu).device
+    chosen = _automatic_precision(device) if mixed_precision == "auto" else mixed_precision
+    if chosen == "fp16" and device.type == "cpu":
+        raise OptionError(
+            "The CPU does not train in fp16 mixed precision.",
+            "Choose the mixed precision no or bf16, or another device.",
+        )
+    # Images in pinned memory are then copied while the device still computes on the batch before.
+    transfer = DataLoaderConfiguration(non_blocking=True)
+    try:
+        return Accelerator(mixed_precision=chosen, cpu=cpu, dataloader_config=transfer)
+    except ValueError as error:
+        raise OptionError(
+            f"The mixed precision {chosen} cannot be used on {device} in this process: {error}",
+            "Choose one device and one precision a process.",
+        ) from error
+
+
+def _automatic_precision(device: torch.device) -> str:
+    launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    if launched_with is not None:
+        return launched_with
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "xpu":
+        return "bf16" if torch.xpu.is_bf16_supported() else "fp16"
+    return "no"

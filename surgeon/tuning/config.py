@@ -1,0 +1,66 @@
+"""The options of fine-tuning."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from surgeon.errors import OptionError
+
+MixedPrecision = Literal["auto", "no", "fp16", "bf16"]
+MIXED_PRECISIONS: tuple[MixedPrecision, ...] = ("auto", "no", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """How a network is fine-tuned.
+
+    Args:
+        epochs: passes over the training images, at least 0 (`tune` itself wants at least 1).
+        opt: a name of timm's optimizer factory; there "sgd" is SGD with Nesterov momentum, "momentum" the plain one.
+        lr: learning rate of the first update after the warmup, above 0.
+        momentum: momentum of the optimizers that have one, in [0, 1).
+        weight_decay: weight decay of all parameters but biases and normalization's, at least 0.
+        sched: a name of timm's scheduler factory, or "none"; it is stepped every update.
+        warmup_epochs: epochs of linear warmup, in 0..epochs.
+        smoothing: label smoothing, in [0, 1) (Szegedy et al. 2016, section 7).
+        mixed_precision: what `make_accelerator` is asked for: "auto", "no", "fp16" or "bf16".
+        teacher_weight: share of the teacher's soft targets in the loss, in [0, 1].
+        teacher_temperature: temperature of the soft targets, above 0.
+        clip_grad: largest L2 norm of the gradient of all parameters, above 0, or None.
+        seed: seed of the images' order, the augmentation and dropout, at least 0.
+
+    Raises:
+        OptionError: a value is out of its range.
+    """
+
+    epochs: int = 10
+    opt: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    sched: str = "cosine"
+    warmup_epochs: int = 0
+    smoothing: float = 0.0
+    mixed_precision: MixedPrecision = "auto"
+    teacher_weight: float = 0.5
+    teacher_temperature: float = 4.0
+    clip_grad: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check("epochs", self.epochs, self.epochs >= 0, "at least 0")
+        _check("lr", self.lr, 0 < self.lr < float("inf"), "a number above 0")
+        _check("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < float("inf"), "at least 0")
+        _check("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs <= self.epochs, f"in 0..{self.epochs}")
+        _check("smoothing", self.smoothing, 0 <= self.smoothing < 1, "in [0, 1)")
+        known = ", ".join(MIXED_PRECISIONS)
+        _check("mixed_precision", self.mixed_precision, self.mixed_precision in MIXED_PRECISIONS, f"one of {known}")
+        _check("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "in [0, 1]")
+        _check("teacher_temperature", self.teacher_temperature, 0 < self.teacher_temperature < float("inf"), "above 0")
+        _check("clip_grad", self.clip_grad, self.clip_grad is None or self.clip_grad > 0, "above 0, or none")
+        _check("seed", self.seed, self.seed >= 0, "at least 0")
+
+
+def _check(option: str, value: object, fits: bool, expected: str) -> None:
+    if not fits:
+        raise OptionError(f"The fine-tuning option {option} is {value}.", f"Give a value that is {expected}.")

@@ -1,0 +1,168 @@
+"""Scores and logits of a network on a set of images."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from surgeon.errors import DataError, OptionError
+from surgeon.progress import Track, no_progress
+from surgeon.tuning.modes import kept_modes
+from surgeon.tuning.outputs import split_outputs
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network achieves on a set of images.
+
+    Args:
+        top1: images whose label has the largest logit, in percent.
+        top5: images whose label is among the five largest logits, in percent; 100 where there are at most five classes.
+        loss: mean cross-entropy, in nats.
+        images: number of images.
+        seconds: wall-clock time.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+    seconds: float
+
+
+def evaluate(
+    model: nn.Module, loader: DataLoader[Any], *, accelerator: Accelerator, track: Track = no_progress
+) -> Scores:
+    """Count the network's right answers, exactly, over all processes.
+
+    A row of logits with a NaN counts as wrong.
+
+    Args:
+        model: the network; it is moved to the accelerator's device, and its mode is kept.
+        loader: batches of images float [B, C, H, W] and labels int64 [B].
+        accelerator: device, precision and processes.
+        track: called around the loader, to show progress.
+
+    Raises:
+        DataError: the loader holds no image.
+        ArchitectureError: the network does not return one row of logits an image.
+    """
+    start = time.perf_counter()
+    total = count_images(loader)
+    loader = accelerator.prepare(loader)
+    right = torch.zeros(2, dtype=torch.int64, device=accelerator.device)
+    loss = torch.zeros((), device=accelerator.device)
+    images_seen = 0
+    with inference(model, accelerator):
+        for images, labels in track(loader, "evaluating", total):
+            with accelerator.autocast():
+                answer, _ = split_outputs(model(images))
+            first, first_five, losses = _gather(_scores_of_images(answer.float(), labels), accelerator)
+            right += torch.stack([first.sum(), first_five.sum()])
+            loss += losses.sum()
+            images_seen += len(losses)
+    if images_seen == 0:
+        raise DataError("There is no image to evaluate on.", "Give a data set with validation images.")
+    top1, top5 = right.tolist()
+    return Scores(
+        top1=100 * top1 / images_seen,
+        top5=100 * top5 / images_seen,
+        loss=loss.item() / images_seen,
+        images=images_seen,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def logits(
+    model: nn.Module, loader: DataLoader[Any], *, accelerator: Accelerator, track: Track = no_progress
+) -> Tensor:
+    """Collect the network's logits in the order of the loader.
+
+    Args:
+        model: the network; it is moved to the accelerator's device, and its mode is kept.
+        loader: batches of images float [B, C, H, W] and labels int64 [B], not shuffled.
+        accelerator: device, precision and processes.
+        track: called around the loader, to show progress.
+
+    Returns:
+        Logits float32 [N, classes] on the CPU.
+
+    Raises:
+        DataError: the loader holds no image.
+        ArchitectureError: the network does not return one row of logits an image.
+    """
+    total = count_images(loader)
+    loader = accelerator.prepare(loader)
+    rows = []
+    with inference(model, accelerator):
+        for images, _ in track(loader, "collecting logits", total):
+            with accelerator.autocast():
+                answer, _ = split_outputs(model(images))
+            rows.append(_gather(answer.float(), accelerator).cpu())
+    if not rows:
+        raise DataError("There is no image to collect logits of.", "Give a data set with images.")
+    return torch.cat(rows)
+
+
+def compare_logits(reference: Tensor, other: Tensor) -> tuple[float, float]:
+    """Tell how far a network's answers are from those of the original on the same images.
+
+    Args:
+        reference: logits [N, classes] of the original.
+        other: logits [N, classes].
+
+    Returns:
+        The drift `‖other - reference‖₂ / ‖reference‖₂` over all logits, and the agreement, the share in [0, 1] of
+        images with the same largest logit.
+
+    Raises:
+        OptionError: the shapes differ.
+    """
+    if reference.shape != other.shape:
+        raise OptionError(
+            f"Logits of shape {list(other.shape)} cannot be compared with logits of shape {list(reference.shape)}.",
+            "Compare networks with the same classes on the same images.",
+        )
+    distance, size = (torch.linalg.vector_norm(x, dtype=torch.float64) for x in (other - reference, reference))
+    drift = torch.where(distance == 0, distance, distance / size)
+    agreement = (reference.argmax(1) == other.argmax(1)).double().mean()
+    return drift.item(), agreement.item()
+
+
+def count_images(loader: DataLoader[Any]) -> int | None:
+    """Count the images of one pass over the loader, or return None where it does not know."""
+    try:
+        if loader.drop_last and loader.batch_size is not None:
+            return len(loader) * loader.batch_size
+        return len(loader.dataset)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+@contextmanager
+def inference(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """Move the network to the device, and evaluate it without gradients while the context lasts."""
+    model.to(accelerator.device)
+    with kept_modes(model), torch.no_grad():
+        model.eval()
+        yield
+
+
+def _scores_of_images(answer: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for every image whether its label is first and whether it is among the first five, and its loss."""
+    best = answer.topk(min(5, answer.shape[1]), dim=1).indices
+    hits = (best == labels[:, None]) & ~answer.isnan().any(dim=1, keepdim=True)
+    return hits[:, 0], hits.any(dim=1), functional.cross_entropy(answer, labels, reduction="none")
+
+
+def _gather(rows: Any, accelerator: Accelerator) -> Any:
+    """Bring the rows of all processes together, without those that repeat images to fill the last batch."""
+    # One process has no such rows, but accelerate would still cut the last batch to the length a stream claims.
+    return accelerator.gather_for_metrics(rows) if accelerator.num_processes > 1 else rows

@@ -1,0 +1,290 @@
+"""Fine-tuning: epochs of training, each followed by an evaluation, with the last and the best weights kept."""
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from math import ceil, isfinite
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from surgeon.errors import DataError, OptionError
+from surgeon.progress import Track, no_progress
+from surgeon.tuning.config import TuningConfig
+from surgeon.tuning.distill import Objective
+from surgeon.tuning.evaluate import count_images, evaluate
+from surgeon.tuning.modes import derived_seed, frozen_parameters, kept_modes, seeded, train_unfrozen
+from surgeon.tuning.optimizer import create_optimizer
+from surgeon.tuning.schedule import create_schedule
+
+BetweenEpochs = Callable[[int, Optimizer], dict[str, Any] | None]
+OnEpoch = Callable[["EpochRecord"], None]
+
+# Reading the loss makes the host wait for the device, so a diverged run is found out only every so many batches.
+BATCHES_BETWEEN_CHECKS = 100
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What happened in one epoch.
+
+    Args:
+        epoch: number of the epoch, from 0.
+        lr: learning rate of the epoch's first update.
+        train_loss: mean training loss, teacher and smoothing included.
+        top1: top-1 on the validation images after the epoch, in percent.
+        top5: top-5 on the validation images after the epoch, in percent.
+        loss: mean cross-entropy on the validation images.
+        seconds: wall-clock time of training and evaluation.
+        images_per_second: training images a second, evaluation left out.
+        operation: what `between_epochs` returned before this epoch.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    top1: float
+    top5: float
+    loss: float
+    seconds: float
+    images_per_second: float
+    operation: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The course of a fine-tuning; the last weights are in the model itself.
+
+    Args:
+        epochs: one record an epoch.
+        best_epoch: the first epoch with the highest top-1.
+        best_state: the state dict after that epoch, copied to the CPU.
+    """
+
+    epochs: tuple[EpochRecord, ...]
+    best_epoch: int
+    best_state: dict[str, Tensor]
+
+
+@dataclass
+class _Run:
+    """What is trained, with what, and in the last four fields how far it has come."""
+
+    config: TuningConfig
+    accelerator: Accelerator
+    frozen: Collection[str]
+    track: Track
+    module: nn.Module
+    model: nn.Module
+    optimizer: Any
+    schedule: Scheduler | None
+    objective: Objective
+    train_loader: DataLoader[Any]
+    val_loader: DataLoader[Any]
+    images: int | None
+    updates: int = 0
+    epochs: list[EpochRecord] = field(default_factory=list)
+    best_epoch: int = 0
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One pass over the training images: mean loss, images and seconds."""
+
+    loss: float
+    images: int
+    seconds: float
+
+
+def tune(
+    model: nn.Module,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any],
+    config: TuningConfig,
+    *,
+    accelerator: Accelerator,
+    teacher: nn.Module | None = None,
+    frozen: Collection[str] = (),
+    between_epochs: BetweenEpochs | None = None,
+    on_epoch: OnEpoch | None = None,
+    track: Track = no_progress,
+) -> Tuned:
+    """Fine-tune a network in place and evaluate it after every epoch.
+
+    The same seed and the same images give the same weights on a CPU: every epoch seeds dropout, random augmentation and
+    torch's own shuffling anew by `config.seed`, and tells its number to a sampler or data set that has `set_epoch`. The
+    model stays on the accelerator's device; its modes and its `requires_grad` are put back. Afterwards the accelerator
+    holds none of its objects any more.
+
+    Args:
+        model: the network; it may return the logits of auxiliary classifiers beside its own while training.
+        train_loader: batches of images float [B, C, H, W] and labels int64 [B]; it has a length.
+        val_loader: batches of the same kind, for the scores.
+        config: the options; its precision is the business of `make_accelerator`.
+        accelerator: device, precision, processes and gradient accumulation.
+        teacher: a network whose soft targets are learned beside the labels (Hinton et al. 2015), on any device.
+        frozen: names of parameters that keep their values. A BatchNorm keeps its running statistics when all of its
+            parameters are named (one without parameters: when its running mean is).
+        between_epochs: called as `between_epochs(epoch, optimizer)` before every epoch but the first; it may edit
+            weights in place, and what it returns is recorded.
+        on_epoch: called with the record of every epoch.
+        track: called around the loaders, to show progress.
+
+    Returns:
+        The records and the best weights.
+
+    Raises:
+        OptionError: no epoch, no parameter to train, an unknown name, a teacher of other classes, or the loss became
+            NaN or infinite.
+        DataError: there is no training or validation image.
+    """
+    if config.epochs < 1:
+        raise OptionError("No epoch of fine-tuning is asked for.", "Ask for at least one, or do not fine-tune.")
+    networks = (model,) if teacher is None else (model, teacher)
+    try:
+        with kept_modes(*networks), frozen_parameters(model, frozen):
+            run = _prepare(model, train_loader, val_loader, config, accelerator, teacher, frozenset(frozen), track)
+            for epoch in range(config.epochs):
+                operation = between_epochs(epoch, run.optimizer.optimizer) if between_epochs and epoch else None
+                record = _epoch(run, epoch, operation)
+                _keep(run, record)
+                if on_epoch is not None:
+                    on_epoch(record)
+    finally:
+        accelerator.free_memory()
+    return Tuned(tuple(run.epochs), run.best_epoch, run.best_state)
+
+
+def _prepare(
+    model: nn.Module,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any],
+    config: TuningConfig,
+    accelerator: Accelerator,
+    teacher: nn.Module | None,
+    frozen: Collection[str],
+    track: Track,
+) -> _Run:
+    images = count_images(train_loader)
+    if len(train_loader) == 0:
+        raise DataError("There is no batch of training images.", "Give more images, or a smaller batch size.")
+    prepared = _prepare_model(model, accelerator)
+    optimizer = accelerator.prepare(create_optimizer(model, config))
+    loader = accelerator.prepare(train_loader)
+    updates_per_epoch = ceil(len(loader) / accelerator.gradient_accumulation_steps)
+    if teacher is not None:
+        teacher.to(accelerator.device).eval()
+    return _Run(
+        config=config,
+        accelerator=accelerator,
+        frozen=frozen,
+        track=track,
+        module=model,
+        model=prepared,
+        optimizer=optimizer,
+        schedule=create_schedule(optimizer.optimizer, config, updates_per_epoch),
+        objective=Objective(config.smoothing, teacher, config.teacher_weight, config.teacher_temperature),
+        train_loader=loader,
+        val_loader=accelerator.prepare(val_loader),
+        images=images,
+    )
+
+
+def _prepare_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """Place the network, and wrap it for several processes, but leave its forward as it is.
+
+    For mixed precision accelerate replaces `model.forward`. The loop enters autocast itself instead, so that a hook
+    between epochs can trace the network as its author wrote it.
+    """
+    own = model.__dict__.get("forward")
+    prepared: nn.Module = accelerator.prepare_model(model)
+    for name in ("forward", "_original_forward"):
+        model.__dict__.pop(name, None)
+    if own is not None:
+        model.__dict__["forward"] = own
+    return prepared
+
+
+def _epoch(run: _Run, epoch: int, operation: dict[str, Any] | None) -> EpochRecord:
+    start = time.perf_counter()
+    lr = float(run.optimizer.param_groups[0]["lr"])
+    train_unfrozen(run.module, run.frozen)
+    _order_images(run.train_loader, epoch, derived_seed(run.config.seed, epoch))
+    with seeded(derived_seed(run.config.seed, epoch, run.accelerator.process_index), run.accelerator.device):
+        trained = _train(run, epoch)
+    scores = evaluate(run.model, run.val_loader, accelerator=run.accelerator, track=run.track)
+    return EpochRecord(
+        epoch=epoch,
+        lr=lr,
+        train_loss=trained.loss,
+        top1=scores.top1,
+        top5=scores.top5,
+        loss=scores.loss,
+        seconds=time.perf_counter() - start,
+        images_per_second=trained.images / trained.seconds,
+        operation=operation,
+    )
+
+
+def _train(run: _Run, epoch: int) -> _Pass:
+    start = time.perf_counter()
+    total = torch.zeros((), device=run.accelerator.device)
+    images_seen = 0
+    batches = run.track(run.train_loader, f"epoch {epoch + 1}/{run.config.epochs}", run.images)
+    for number, (images, labels) in enumerate(batches, start=1):
+        loss = _step(run, images, labels)
+        total += loss * len(labels)
+        images_seen += len(labels)
+        if number % BATCHES_BETWEEN_CHECKS == 0:
+            _check_loss(loss.item(), epoch, run.config)
+    summed = run.accelerator.reduce(torch.stack([total, total.new_tensor(images_seen)]), reduction="sum")
+    loss_sum, images_sum = summed.tolist()
+    _check_loss(loss_sum, epoch, run.config)
+    return _Pass(loss_sum / images_sum, round(images_sum), time.perf_counter() - start)
+
+
+def _step(run: _Run, images: Tensor, labels: Tensor) -> Tensor:
+    accelerator, optimizer, clip_grad = run.accelerator, run.optimizer, run.config.clip_grad
+    with accelerator.accumulate(run.model):
+        with accelerator.autocast():
+            loss = run.objective(run.model, images, labels)
+        accelerator.backward(loss, create_graph=getattr(optimizer.optimizer, "is_second_order", False))
+        if clip_grad is not None and accelerator.sync_gradients:
+            accelerator.clip_grad_norm_(run.model.parameters(), clip_grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            run.updates += 1
+            if run.schedule is not None:
+                run.schedule.step_update(run.updates)
+    return loss.detach()
+
+
+def _check_loss(loss: float, epoch: int, config: TuningConfig) -> None:
+    if not isfinite(loss):
+        raise OptionError(
+            f"The training loss became {loss} in epoch {epoch + 1} of {config.epochs}.",
+            f"Lower the learning rate (it is {config.lr:g}), or clip the gradient.",
+        )
+
+
+def _order_images(loader: Any, epoch: int, seed: int) -> None:
+    """Make the order of the images a matter of the epoch's number, and not of how many passes there were before."""
+    loader.set_epoch(epoch)
+    for holder in (loader, loader.get_sampler()):
+        generator = getattr(holder, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(seed)
+
+
+def _keep(run: _Run, record: EpochRecord) -> None:
+    run.epochs.append(record)
+    if record.top1 > run.epochs[run.best_epoch].top1 or not run.best_state:
+        run.best_epoch = record.epoch
+        run.best_state = {name: value.detach().to("cpu", copy=True) for name, value in run.module.state_dict().items()}

@@ -1,0 +1,96 @@
+"""States of a network that are changed for a while and put back: training mode, gradients, random numbers."""
+
+import random
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from surgeon.errors import OptionError
+
+
+@contextmanager
+def kept_modes(*networks: nn.Module) -> Iterator[None]:
+    """Put every module back into the mode, training or evaluation, that it was in."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def frozen_parameters(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Give these parameters no gradient while the context lasts.
+
+    Args:
+        model: the network.
+        names: names of parameters or buffers; a buffer has no gradient anyway.
+
+    Raises:
+        OptionError: the network has no parameter or buffer of such a name.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    unknown = sorted(set(names) - parameters.keys() - dict(model.named_buffers(remove_duplicate=False)).keys())
+    if unknown:
+        raise OptionError(
+            f"The network has no parameter named {', '.join(unknown[:10])}.",
+            "Give names as they stand in the network's state dict.",
+        )
+    required = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    try:
+        for name in set(names) & parameters.keys():
+            parameters[name].requires_grad_(False)
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(required[name])
+
+
+def train_unfrozen(model: nn.Module, frozen: Collection[str]) -> None:
+    """Set the network to training, and its frozen BatchNorms to evaluation, which keeps their running statistics.
+
+    Args:
+        model: the network.
+        frozen: names of parameters and buffers. A BatchNorm is frozen when all of its parameters are, and one that has
+            none when its running mean is.
+    """
+    model.train()
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, _BatchNorm) and _batch_norm_is_frozen(path, module, frozen):
+            module.eval()
+
+
+def _batch_norm_is_frozen(path: str, module: _BatchNorm, frozen: Collection[str]) -> bool:
+    prefix = f"{path}." if path else ""
+    own = [prefix + name for name, _ in module.named_parameters(recurse=False)] or [prefix + "running_mean"]
+    return all(name in frozen for name in own)
+
+
+def derived_seed(*numbers: int) -> int:
+    """Mix a seed with the numbers of an epoch, a process, … into another seed, in 0..2³²-1."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the random numbers of dropout and augmentation, which take no generator, and put their state back after.
+
+    Args:
+        seed: in 0..2³²-1.
+        device: the device whose random numbers are seeded beside those of the CPU.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

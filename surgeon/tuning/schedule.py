@@ -1,0 +1,60 @@
+"""The learning rate from update to update."""
+
+from typing import Any
+
+from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2
+from torch.optim import Optimizer
+
+from surgeon.errors import OptionError
+from surgeon.tuning.config import TuningConfig
+
+
+def create_schedule(optimizer: Optimizer, config: TuningConfig, updates_per_epoch: int) -> Scheduler | None:
+    """Make timm's schedule of the learning rate, stepped by `step_update(updates)` after every update.
+
+    "step" divides the rate by ten after every third of the epochs, "multistep" after one half and three quarters (He et
+    al. 2016, section 4.2); the other schedules are timm's own. The warmup lies within the epochs.
+
+    Args:
+        optimizer: the optimizer; its learning rate is set to that of the first update.
+        config: `sched`, `epochs` and `warmup_epochs` are read.
+        updates_per_epoch: number of updates an epoch, at least 1.
+
+    Returns:
+        The schedule, or None for "none".
+
+    Raises:
+        OptionError: timm has no such schedule, or it cannot be stepped every update.
+    """
+    if config.sched == "plateau":
+        raise OptionError(
+            "The schedule 'plateau' follows the epochs' scores and not the updates.", "Choose cosine, or step."
+        )
+    # timm's own default falls after 90 epochs; to other schedules the option means something else.
+    decay: dict[str, Any] = {"decay_epochs": config.epochs / 3} if config.sched == "step" else {}
+    try:
+        schedule: Scheduler | None
+        schedule, _ = create_scheduler_v2(
+            optimizer,
+            sched=config.sched,
+            num_epochs=config.epochs,
+            decay_milestones=[config.epochs / 2, config.epochs * 3 / 4],  # type: ignore[list-item]
+            warmup_epochs=config.warmup_epochs,
+            step_on_epochs=False,
+            updates_per_epoch=updates_per_epoch,
+            **decay,
+        )
+    except ValueError as error:
+        raise _refusal(config.sched) from error
+    # Older versions of timm return nothing for a name that they do not know.
+    if schedule is None and config.sched != "none":
+        raise _refusal(config.sched)
+    return schedule
+
+
+def _refusal(name: str) -> OptionError:
+    return OptionError(
+        f"timm cannot make the schedule {name!r} for these epochs.",
+        "Choose another, such as cosine, step, multistep or none.",
+    )
