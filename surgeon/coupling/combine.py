@@ -122,7 +122,7 @@ def _meet(meeting: _Meeting, side: int, block: Block, undecided: list[tuple[int,
     if not shared:
         if not rigid:
             meeting.keep(block)
-        elif not absent:
+        elif not absent or preferred(block.free) in rigid:
             meeting.freeze(block)
         else:
             meeting.ledger.separate(block.labels, index_along(block, rigid))

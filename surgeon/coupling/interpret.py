@@ -19,7 +19,8 @@ from surgeon.coupling.axes import (
     substitute,
     uniform_dim,
 )
-from surgeon.coupling.context import Context, Value, module_path, op_name, plain, shape_of
+from surgeon.coupling.combine import combine
+from surgeon.coupling.context import Context, Value, module_path, op_name, plain, reason, shape_of
 from surgeon.coupling.ledger import AxisKey, Ledger
 from surgeon.coupling.rules import RULES
 from surgeon.coupling.rules.pointwise import CURVED, HOMOGENEOUS
@@ -282,6 +283,8 @@ def _overwrite(context: Context, node: fx.Node, aliases: Aliases, order: dict[fx
         return
     alone = family in ELEMENTWISE and len(node.all_input_nodes) == 1
     if alone or _same_freedom(before, context.layout(node)):
+        # What is copied in takes the places of what stood there; in the other views they must stay one channel.
+        combine(before, context.layout(node), context.ledger, reason(node))
         for view in alive:
             if isinstance(layout := context.values.get(view), Layout):
                 context.values[view] = _without_uniform(layout)

@@ -49,15 +49,15 @@ def trace(model: nn.Module, example_input: Any = None, *, submodule: str | None 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     twin = _twin(root, mode)
     arguments, keywords = _example(root, example_input, mode)
-    program = _export(twin.eval(), arguments, keywords)
+    program = _export(twin.eval(), arguments, keywords, submodule)
     ledger = Ledger()
     bindings = _bindings(program, root, prefix)
     contexts = [walk(program.graph, bindings, ledger)]
-    outputs = _module_outputs(program.graph, contexts[0].values, prefix)
+    outputs = _module_outputs(program.graph, contexts[0].values)
     unused = _unused(bindings)
     if unused & {prefix + name for name, _ in root.named_parameters()}:
         # Auxiliary heads run in training only, but they read the same channels and must be edited along.
-        training = _export_training(twin, arguments, keywords)
+        training = _export_training(twin, arguments, keywords, submodule)
         if training is not None:
             bindings = _bindings(training, root, prefix)
             bends = len(ledger.inhomogeneous)
@@ -121,7 +121,9 @@ def _example(model: nn.Module, example: Any, mode: FakeTensorMode) -> tuple[tupl
     return pytree.tree_map(fake, arguments), pytree.tree_map(fake, keywords)
 
 
-def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ExportedProgram:
+def _export(
+    model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], submodule: str | None
+) -> ExportedProgram:
     try:
         with warnings.catch_warnings():
             # Recurrent layers assign their flattened weights while they run; on the storage-free copy that is harmless.
@@ -129,11 +131,22 @@ def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, An
             program = torch.export.export(model, arguments, keywords, strict=False)
     except Exception as error:  # The model's own forward runs here and may raise anything.
         raise TraceError(
-            f"The network cannot be traced: {_first_line(error)} ({_place(model, error)}).",
+            f"The network cannot be traced: {_first_line(error)} ({_place(model, error, submodule)}).",
             "Pass an example_input that the network accepts, or trace a submodule whose shapes do not depend on data.",
         ) from error
     _inline(program.graph, program.graph_module)
+    if submodule:
+        _rename(program.graph, submodule)
     return program
+
+
+def _rename(graph: fx.Graph, submodule: str) -> None:
+    """Give the modules behind the operations the names that they have in the whole network."""
+    for node in graph.nodes:
+        stack = node.meta.get("nn_module_stack") or {}
+        node.meta["nn_module_stack"] = {
+            key: (".".join(filter(None, [submodule, path])), *rest) for key, (path, *rest) in stack.items()
+        }
 
 
 def _inline(graph: fx.Graph, owner: nn.Module) -> None:
@@ -162,10 +175,12 @@ def _inline(graph: fx.Graph, owner: nn.Module) -> None:
         graph.erase_node(node)
 
 
-def _export_training(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ExportedProgram | None:
+def _export_training(
+    model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], submodule: str | None
+) -> ExportedProgram | None:
     """Return the training-mode graph, where auxiliary heads appear; None for networks that only run in evaluation."""
     try:
-        return _export(model.train(), arguments, keywords)
+        return _export(model.train(), arguments, keywords, submodule)
     except TraceError:
         return None
 
@@ -175,9 +190,9 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".")
 
 
-def _place(model: nn.Module, error: BaseException) -> str:
+def _place(model: nn.Module, error: BaseException, submodule: str | None) -> str:
     """Return the innermost module of the model and the line in which the error arose."""
-    names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
+    names = {id(module): name or type(module).__name__ for name, module in model.named_modules(prefix=submodule or "")}
     place = "outside the network's modules"
     link = error.__traceback__
     for frame, line in traceback.walk_tb(link):
@@ -222,9 +237,9 @@ def _unused(bindings: Mapping[fx.Node, Binding]) -> set[str]:
     return {binding.key for binding in bindings.values() if binding.key is not None and binding.key not in used}
 
 
-def _module_outputs(graph: fx.Graph, values: Mapping[fx.Node, Any], prefix: str) -> dict[str, Handed]:
+def _module_outputs(graph: fx.Graph, values: Mapping[fx.Node, Any]) -> dict[str, Handed]:
     """Return what every module hands to operations outside of it."""
-    scopes = {node: _scopes(node, prefix) for node in graph.nodes}
+    scopes = {node: _scopes(node) for node in graph.nodes}
     outputs: dict[str, Handed] = {}
     for order, node in enumerate(graph.nodes):
         if node.op != "call_function":
@@ -239,10 +254,10 @@ def _module_outputs(graph: fx.Graph, values: Mapping[fx.Node, Any], prefix: str)
     return outputs
 
 
-def _scopes(node: fx.Node, prefix: str) -> dict[str, None]:
+def _scopes(node: fx.Node) -> dict[str, None]:
     """Return the paths of all modules that an operation belongs to, from the outermost."""
     if node.op != "call_function":
         return {}
     stack = node.meta.get("nn_module_stack") or {}
     paths = [entry[0].split("@")[0] for entry in stack.values()]
-    return dict.fromkeys(f"{prefix}{path}" for path in paths if path)
+    return dict.fromkeys(path for path in paths if path)

@@ -148,10 +148,11 @@ def randomize(model: nn.Module, generator: torch.Generator, gain: float = 1.0) -
     """
 
     def uniform(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.5
+        return torch.rand(tensor.shape, generator=generator).double() + 0.5
 
     def normal(tensor: torch.Tensor, deviation: float) -> torch.Tensor:
-        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * deviation
+        # Drawn in single precision, which takes a third of the time; the values themselves do not matter.
+        return torch.randn(tensor.shape, generator=generator).double() * deviation
 
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -127,7 +127,7 @@ def product(context: Context, node: fx.Node, left: Any, right: Any, first: Layou
         if isinstance(operand, fx.Node) and len(names) > 1:
             context.mark(operand, [names.index("k")], "consumer")
             context.mark(operand, [d for d, name in enumerate(names) if name in ("r", "c")], "producer")
-    if not (context.is_derived(left) or context.is_derived(right)):
+    if not (context.is_derived(left) or context.is_derived(right)) and first.blocks and second.blocks:
         context.inhomogeneous(first, second)
     return contract([(first, left_names), (second, right_names)], output, context.ledger, reason(node))
 
@@ -166,8 +166,9 @@ def einsum(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     for operand, operand_names in zip(operands, names, strict=True):
         context.mark(operand, [d for d, name in enumerate(operand_names) if name not in result], "consumer")
         context.mark(operand, [d for d, name in enumerate(operand_names) if name in result], "producer")
-    if sum(not context.is_derived(operand) for operand in operands) > 1:
-        context.inhomogeneous(*layouts)
+    live = [layout for operand, layout in zip(operands, layouts, strict=True) if not context.is_derived(operand)]
+    if sum(bool(layout.blocks) for layout in live) > 1:
+        context.inhomogeneous(*live)
     return contract(list(zip(layouts, names, strict=True)), result, context.ledger, reason(node))
 
 

@@ -1,0 +1,197 @@
+"""Edits on small networks, against values worked by hand and against plain permutation."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import surgeon
+from surgeon.coupling import Member
+from surgeon.coupling.graph import ChannelGroup
+from surgeon.edit.execute import execute
+from surgeon.edit.plan import Edit, Mix, Plan, Reinitialize, Reorder
+from surgeon.errors import PlanError
+
+
+class Small(nn.Module):
+    """conv → BatchNorm → ReLU → grouped conv → flatten → linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.grouped = nn.Conv2d(4, 6, 1, groups=2)
+        self.last = nn.Linear(6 * 4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(self.first(images)).relu()
+        return self.last(self.grouped(hidden).relu().flatten(1))
+
+
+def plan_of(*edits: Edit) -> Plan:
+    return Plan("test", {}, (), edits)
+
+
+@pytest.fixture
+def network() -> Small:
+    generator = torch.Generator().manual_seed(3)
+    model = Small().double().eval()
+    with torch.no_grad():
+        for tensor in (*model.parameters(), model.norm.running_mean, model.norm.running_var):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.1)
+    return model
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(5, 2, 2, 2, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+def groups_by_name(model: nn.Module, images: torch.Tensor) -> dict[str, list[ChannelGroup]]:
+    found: dict[str, list[ChannelGroup]] = {}
+    for group in surgeon.trace(model, images).groups:
+        found.setdefault(group.name, []).append(group)
+    return found
+
+
+def test_reorder_is_permute_and_inverse_is_bitwise_identity(network: Small, images: torch.Tensor) -> None:
+    before = copy.deepcopy(network.state_dict())
+    for group in groups_by_name(network, images)["grouped"]:
+        order = torch.arange(group.size).roll(1)
+        other = copy.deepcopy(network)
+        execute(network, plan_of(Reorder(group, order)))
+        surgeon.permute(other, group, order)
+        assert all(torch.equal(network.state_dict()[key], value) for key, value in other.state_dict().items())
+        execute(network, plan_of(Reorder(group, order.argsort())))
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_mix_by_hand(network: Small, images: torch.Tensor) -> None:
+    # Channels 0 and 1 are read by the first convolution group, rows 0-2 of `grouped`.
+    group = groups_by_name(network, images)["first"][0]
+    before = copy.deepcopy(network.state_dict())
+    producers = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
+    consumers = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+    execute(network, plan_of(Mix(group, torch.tensor([1]), producers, consumers)))
+    after = network.state_dict()
+    for key in ("first.weight", "first.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"):
+        old = before[key]
+        torch.testing.assert_close(after[key][1], 0.25 * old[0] + 0.75 * old[1], rtol=1e-12, atol=0)
+        assert torch.equal(after[key][[0, 2, 3]], old[[0, 2, 3]])
+    old = before["grouped.weight"]
+    torch.testing.assert_close(after["grouped.weight"][:3, 1], old[:3, 0] + 0.5 * old[:3, 1], rtol=1e-12, atol=0)
+    assert torch.equal(after["grouped.weight"][:3, 0], old[:3, 0])
+    assert torch.equal(after["grouped.weight"][3:], old[3:])
+
+
+def test_mix_carries_every_repeat_of_a_flattened_channel(network: Small, images: torch.Tensor) -> None:
+    group = groups_by_name(network, images)["grouped"][1]
+    before = network.last.weight.detach().clone().view(3, 6, 4)
+    half = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64)
+    execute(network, plan_of(Mix(group, torch.tensor([2]), half, half)))
+    after = network.last.weight.detach().view(3, 6, 4)
+    torch.testing.assert_close(after[:, 5], (before[:, 3] + before[:, 4]) / 2, rtol=1e-12, atol=0)
+    assert torch.equal(after[:, :5], before[:, :5])
+
+
+def test_a_folded_mix_averages_the_affine_map_of_convolution_and_norm(network: Small, images: torch.Tensor) -> None:
+    group = groups_by_name(network, images)["first"][0]
+    with torch.no_grad():
+        network.norm.weight[1] *= -1
+
+    def affine(model: Small) -> torch.Tensor:
+        return model.norm(model.first(images))[:, :2]
+
+    before = affine(network)
+    producers = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
+    execute(network, plan_of(Mix(group, torch.tensor([0]), producers, producers, folded=True)))
+    torch.testing.assert_close(affine(network)[:, 0], 0.25 * before[:, 0] + 0.75 * before[:, 1], rtol=1e-10, atol=1e-12)
+
+
+def test_a_folded_mix_of_dead_channels_is_finite(network: Small, images: torch.Tensor) -> None:
+    group = groups_by_name(network, images)["first"][0]
+    with torch.no_grad():
+        network.norm.weight[:2] = 0
+    beta = network.norm.bias.detach().clone()
+    half = torch.full((1, 2), 0.5, dtype=torch.float64)
+    execute(network, plan_of(Mix(group, torch.tensor([0]), half, half, folded=True)))
+    assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+    assert network.norm.weight[0] == 0
+    torch.testing.assert_close(network.norm.bias[0], (beta[0] + beta[1]) / 2)
+
+
+@pytest.mark.parametrize("consumers", ["random", "zero", "keep"])
+def test_reinitialize(network: Small, images: torch.Tensor, consumers: str) -> None:
+    group = groups_by_name(network, images)["first"][1]
+    before = copy.deepcopy(network.state_dict())
+    edit = Reinitialize(group, torch.tensor([1]), consumers, seed=7)  # type: ignore[arg-type]
+    execute(network, plan_of(edit))
+    after = network.state_dict()
+    # PyTorch starts a convolution with values in ±1/√fan-in; channel 1 of this group is row 3.
+    assert bool((after["first.weight"][3].abs() <= (2 * 9) ** -0.5).all())
+    assert not torch.equal(after["first.weight"][3], before["first.weight"][3])
+    assert torch.equal(after["first.weight"][:3], before["first.weight"][:3])
+    assert [after[f"norm.{name}"][3].item() for name in ("weight", "bias", "running_mean", "running_var")] == [
+        1,
+        0,
+        0,
+        1,
+    ]
+    column, old = after["grouped.weight"][3:, 1], before["grouped.weight"][3:, 1]
+    if consumers == "zero":
+        assert bool((column == 0).all())
+    else:
+        assert torch.equal(column, old) == (consumers == "keep")
+    assert torch.equal(after["grouped.weight"][:3], before["grouped.weight"][:3])
+
+
+def test_the_seed_alone_decides_new_values(network: Small, images: torch.Tensor) -> None:
+    group = groups_by_name(network, images)["first"][0]
+    states = []
+    for noise in (0, 1):
+        torch.manual_seed(noise)
+        position = torch.get_rng_state()
+        model = copy.deepcopy(network)
+        execute(model, plan_of(Reinitialize(group, torch.tensor([0]), "random", seed=5)))
+        assert torch.equal(torch.get_rng_state(), position)
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    execute(network, plan_of(Reinitialize(group, torch.tensor([0]), "random", seed=6)))
+    assert not torch.equal(network.first.weight[0], states[0]["first.weight"][0])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "dim", "position", "word"),
+    [
+        ("missing.weight", 0, 0, "does not have"),
+        ("first.weight", 7, 0, "has 4 axes"),
+        ("first.weight", 0, 9, "do not exist"),
+    ],
+)
+def test_a_foreign_plan_changes_nothing(
+    network: Small, images: torch.Tensor, tensor: str, dim: int, position: int, word: str
+) -> None:
+    good = groups_by_name(network, images)["first"][0]
+    member = Member(tensor, dim, "producer", torch.tensor([[0], [position]]))
+    foreign = ChannelGroup("foreign", 2, (member,), homogeneous=True)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(PlanError, match=word):
+        execute(network, plan_of(Reorder(good, torch.tensor([1, 0])), Reorder(foreign, torch.tensor([1, 0]))))
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_permute_refuses_what_is_no_permutation(network: Small, images: torch.Tensor) -> None:
+    group = groups_by_name(network, images)["first"][0]
+    with pytest.raises(PlanError, match="each of its 2 channels once"):
+        surgeon.permute(network, group, [0, 0])
+
+
+def test_changes_name_tensors_rows_and_positions(network: Small, images: torch.Tensor) -> None:
+    group = groups_by_name(network, images)["first"][1]
+    rows = {
+        (c.tensor, c.dim): (c.what, c.positions.tolist(), c.rows)
+        for c in plan_of(Reinitialize(group, torch.tensor([1]), "zero", 0)).changes()
+    }
+    assert rows["first.weight", 0] == ("re-initialized", [3], None)
+    assert rows["grouped.weight", 1] == ("set to zero", [1], slice(3, 6))
