@@ -105,10 +105,11 @@ def _control(model: Any, train: Any, val: Any, calibration: Any, tuning: TuningC
 
 
 def _report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
+    layers = ", ".join(f"`{layer}`" for layer in options.layers)
     lines = [
-        f"Top-1 in percent on all CIFAR-10 test images, mean ± standard deviation of {options.seeds} seeds; "
-        f"sofm on {', '.join(f'`{layer}`' for layer in options.layers)}, {options.epochs} epochs on {options.limit:,} "
-        f"training images, SGD, learning rate {options.lr}.",
+        f"Top-1 in percent on {options.limit:,} CIFAR-10 test images, mean ± standard deviation of {options.seeds} "
+        f"seeds; sofm on {layers}, {options.epochs} epochs on {options.limit:,} training images, SGD, learning rate "
+        f"{options.lr}.",
         "",
         "| network | run | " + " | ".join(STAGES) + " | finetuned − control, paired |",
         "|---|---|" + "---|" * (len(STAGES) + 1),

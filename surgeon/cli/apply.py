@@ -50,7 +50,7 @@ TUNING_NAMES = (
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option of the method.")
 @click.option("--every", type=click.IntRange(1), help="Repeat the operation every so many epochs.")
 @arch_option
-@data_options
+@data_options(hold_out=0.1)
 @tuning_options
 @click.option("-o", "--output", type=CHECKPOINT, help="The result; <stem>-<method>.safetensors by default.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")

@@ -14,7 +14,7 @@ from surgeon.errors import DataError
 @click.command(name="evaluate")
 @click.argument("checkpoint", type=CHECKPOINT)
 @arch_option
-@data_options
+@data_options(hold_out=0.0)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the held-out or limited images.")
 @json_option
 def command(checkpoint: Path, arch: str | None, seed: int, as_json: bool, **values: Any) -> None:

@@ -41,30 +41,37 @@ layers_option = click.option(
     "--layers", multiple=True, metavar="PATTERN", help="Module names or globs, e.g. layer4 or 'stages.3.*.conv2'."
 )
 
-data_options = combined(
-    click.option("--data", metavar="DATA", help="A folder of images, a timm name (torch/…, hfds/…, wds/…), or digits."),
-    click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True),
-    click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read images."),
-    click.option("--limit", type=click.IntRange(1), help="Use at most so many training and validation images."),
-    click.option(
-        "--hold-out",
-        type=click.FloatRange(0, 1, max_open=True),
-        default=0.1,
-        show_default=True,
-        help="Share of the images that validates where the data has no split of its own.",
-    ),
-    click.option("--download", is_flag=True, help="Let torchvision fetch a torch/… data set that is missing."),
-    click.option("--input-size", metavar="C,H,W", help="Override the network's input size."),
-    click.option("--mean", metavar="R,G,B", help="Override the normalization's mean, for pixels in [0, 1]."),
-    click.option("--std", metavar="R,G,B", help="Override the normalization's standard deviation."),
-    click.option("--interpolation", help="Override how images are resized: bilinear, bicubic, …"),
-    click.option("--crop-pct", type=float, help="Override the share of the resized image that evaluation keeps."),
-)
 
-DATA_NAMES = (
-    "data", "batch_size", "workers", "limit", "hold_out", "download", "input_size", "mean", "std", "interpolation",
-    "crop_pct",
-)  # fmt: skip
+def data_options(hold_out: float) -> Decorator:
+    """Return the options that name images and say how they are read.
+
+    Args:
+        hold_out: default share of the images that validates where the data has no split of its own.
+    """
+    return combined(
+        click.option(
+            "--data", metavar="DATA", help="A folder of images, a timm name (torch/…, hfds/…, wds/…), or digits."
+        ),
+        click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True),
+        click.option(
+            "--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read images."
+        ),
+        click.option("--limit", type=click.IntRange(1), help="Use at most so many training and validation images."),
+        click.option(
+            "--hold-out",
+            type=click.FloatRange(0, 1, max_open=True),
+            default=hold_out,
+            show_default=True,
+            help="Share of the images that validates where the data has no split of its own.",
+        ),
+        click.option("--data-root", type=CHECKPOINT, help="Folder of a torch/… data set, or cache of a hfds/… one."),
+        click.option("--download", is_flag=True, help="Let torchvision fetch a torch/… data set that is missing."),
+        click.option("--input-size", metavar="C,H,W", help="Override the network's input size."),
+        click.option("--mean", metavar="R,G,B", help="Override the normalization's mean, for pixels in [0, 1]."),
+        click.option("--std", metavar="R,G,B", help="Override the normalization's standard deviation."),
+        click.option("--interpolation", help="Override how images are resized: bilinear, bicubic, …"),
+        click.option("--crop-pct", type=float, help="Override the share of the resized image that evaluation keeps."),
+    )
 
 
 def numbers(text: str | None, name: str, kind: type) -> tuple[Any, ...] | None:
@@ -105,6 +112,7 @@ def open_images(model: nn.Module, values: dict[str, Any], seed: int) -> ImageDat
         limit=values["limit"],
         seed=seed,
         hold_out=values["hold_out"],
+        root=values["data_root"],
         download=values["download"],
     )
 

@@ -31,7 +31,7 @@ class ImagesPerSecond(ProgressColumn):
 def progress(batches: Iterable[Any], description: str, total_images: int | None = None) -> Iterator[Any]:
     """Yield the batches under a progress bar that counts images."""
     columns = (TextColumn("{task.description:>12}"), BarColumn(), ImagesPerSecond(), TimeRemainingColumn())
-    with Progress(*columns, console=ERR, transient=True) as bar:
+    with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bar:
         task = bar.add_task(description, total=total_images)
         for batch in batches:
             yield batch

@@ -1,6 +1,7 @@
 """The coupling graph for readers: a tree of text, JSON, Graphviz and a picture."""
 
 import colorsys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -8,7 +9,8 @@ from typing import Any
 
 from surgeon.coupling.graph import ChannelGroup, CouplingGraph, Member
 
-ROW, TITLE, WIDTH, MARGIN = 20, 28, 760, 16
+ROW, TITLE, WIDTH, MARGIN = 20, 28, 960, 16
+READS, MODULE, WRITES = MARGIN + 12, 345, 655
 GOLDEN_ANGLE = 137.508
 FROZEN_SHOWN = 5
 
@@ -174,26 +176,35 @@ def _rows(graph: CouplingGraph, groups: Sequence[ChannelGroup]) -> list[_Row]:
         for module, is_reader in _edges(group):
             (reads if is_reader else writes).setdefault(module, {})[number] = None
     order = {name: place for place, name in enumerate(graph.outputs.names)}
-    modules = sorted(reads.keys() | writes.keys(), key=lambda name: (order.get(name, len(order)), name))
+
+    def place(module: str) -> int:
+        # A bare parameter (a class token) belongs to no operation; it stands where its channels begin.
+        first = next(iter([*reads.get(module, ()), *writes.get(module, ())]))
+        return order.get(module, order.get(groups[first].name, len(order)))
+
+    modules = sorted(reads.keys() | writes.keys(), key=lambda name: (place(name), name))
     return [_Row(name, tuple(reads.get(name, ())), tuple(writes.get(name, ()))) for name in modules]
 
 
 def _row(row: _Row, top: int, groups: Sequence[ChannelGroup]) -> list[str]:
-    parts = [_text(WIDTH * 3 // 10, top + 14, row.module)]
-    for numbers, left in ((row.reads, MARGIN + 12), (row.writes, WIDTH * 7 // 10)):
+    parts = [_text(MODULE, top + 14, _short(row.module, 46))]
+    for numbers, left in ((row.reads, READS), (row.writes, WRITES)):
         if not numbers:
             continue
         first = numbers[0]
         more = "" if len(numbers) == 1 else f" +{len(numbers) - 1}"
-        tip = escape(", ".join(f"{groups[number].name} ({groups[number].size})" for number in numbers[:20]))
+        named = Counter(f"{groups[number].name} ({groups[number].size})" for number in numbers)
+        tip = escape(", ".join(name if times == 1 else f"{times} × {name}" for name, times in named.items()))
         parts.append(f"<g><title>{tip}</title>{_rect(left, top + 3, 14, 14, _hex(first))}")
-        parts.append(_text(left + 20, top + 14, f"{first}: {_short(groups[first].name)} ({groups[first].size}){more}"))
+        parts.append(
+            _text(left + 20, top + 14, f"{first}: {_short(groups[first].name, 24)} ({groups[first].size}){more}")
+        )
         parts.append("</g>")
     return parts
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else "…" + name[-23:]
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else "…" + name[1 - most :]
 
 
 def _rect(left: float, top: float, width: float, height: float, fill: str, rest: str = "") -> str:
