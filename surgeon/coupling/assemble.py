@@ -1,12 +1,13 @@
 """Write the solved channels down as the nouns of the graph: groups, members, frozen axes, module outputs."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from surgeon.coupling.context import Context
-from surgeon.coupling.graph import ChannelGroup, CouplingGraph, FrozenAxis, Member, Norm, Role, Writer
+from surgeon.coupling.graph import ChannelGroup, CouplingGraph, FrozenAxis, Member, Role, Writer
 from surgeon.coupling.ledger import AxisKey, Elements, Ledger
 from surgeon.coupling.outputs import Handed, Outputs
 from surgeon.coupling.rules.contraction import KERNEL
@@ -114,7 +115,10 @@ def _roles(
         inside = (elements >= starts[places]) & (elements <= stops[places])
         for place in np.unique(places[inside]).tolist():
             # A standardized weight goes through sums and products before it is a convolution's.
-            (roles if role == "affine" else strong).setdefault(keys[place], role)
+            first = (roles if role == "affine" else strong).setdefault(keys[place], role)
+            if {first, role} == {"producer", "consumer"}:
+                # A weight that is also used transposed writes what it reads, so that no factor cancels.
+                solution.homogeneous[solution.channel[ledger.axes[keys[place]]]] = False
         for group in np.unique(solution.group[solution.channel[elements]]).tolist():
             carried.setdefault(group, (order, module))
             if role == "producer":
@@ -123,14 +127,15 @@ def _roles(
 
 
 def _writers(contexts: Sequence[Context]) -> dict[str, Writer]:
-    norms: dict[str, Norm] = {}
+    result: dict[str, Writer] = {}
     for context in contexts:
-        norms.update(context.norms)
-    return {
-        weight.weight: Writer(weight.weight, weight.bias, norms.get(weight.weight))
-        for context in contexts
-        for weight in context.writers.values()
-    }
+        uses = Counter(weight.weight for weight in context.writers.values())
+        for weight in context.writers.values():
+            norms = context.norms.get(weight.weight, [])
+            # A weight used several times has a BatchNorm only if all uses share it.
+            shared = len(norms) == uses[weight.weight] and len(set(norms)) == 1
+            result.setdefault(weight.weight, Writer(weight.weight, weight.bias, norms[0] if shared else None))
+    return result
 
 
 def _homogeneous_groups(solution: Solution) -> set[int]:

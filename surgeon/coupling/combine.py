@@ -371,5 +371,22 @@ def contract(
         spread = Layout(tuple(next(dims) if letter in present else () for letter in letters), ordered.blocks)
         total = spread if total is None else combine(total, spread, ledger, reason)
     assert total is not None
+    _note_plain_sums(operands, output, ledger)
     summed = range(len(output), len(letters))
     return without_dims(reduce(total, summed, ledger, reason.format(detail="")), summed)
+
+
+def _note_plain_sums(operands: Sequence[tuple[Layout, Sequence[str]]], output: Sequence[str], ledger: Ledger) -> None:
+    """State that channels are inhomogeneous if they are summed without a weight that could take a factor up."""
+    for layout, names in operands:
+        others = {
+            name
+            for other, other_names in operands
+            if other is not layout
+            for legs, name in zip(other.dims, other_names, strict=True)
+            if any(leg.kind is Kind.FREE for leg in legs)
+        }
+        for block in layout.blocks:
+            here = {name for legs, name in zip(layout.dims, names, strict=True) if set(legs) & set(block.free)}
+            if not here & (others | set(output)):
+                ledger.note_inhomogeneous(block.labels)

@@ -34,7 +34,7 @@ class Context:
         roles: (elements, role, module) in the order in which operations used parameters.
         module: path of the module whose operation is being interpreted.
         writers: for every convolution or linear node, its weight.
-        norms: for every weight, the BatchNorm right behind it.
+        norms: for every weight, the BatchNorms right behind it, one for each use that has one.
     """
 
     ledger: Ledger
@@ -43,7 +43,7 @@ class Context:
     derived: set[fx.Node] = field(default_factory=set)
     roles: list[tuple[Elements, Role, str]] = field(default_factory=list)
     writers: dict[fx.Node, Weight] = field(default_factory=dict)
-    norms: dict[str, Norm] = field(default_factory=dict)
+    norms: dict[str, list[Norm]] = field(default_factory=dict)
     module: str = ""
 
     def layout(self, argument: Any) -> Layout:

@@ -197,7 +197,7 @@ def _row(row: _Row, top: int, groups: Sequence[ChannelGroup]) -> list[str]:
         tip = escape(", ".join(name if times == 1 else f"{times} × {name}" for name, times in named.items()))
         parts.append(f"<g><title>{tip}</title>{_rect(left, top + 3, 14, 14, _hex(first))}")
         parts.append(
-            _text(left + 20, top + 14, f"{first}: {_short(groups[first].name, 24)} ({groups[first].size}){more}")
+            _text(left + 20, top + 14, f"{first}: {_short(groups[first].name, 28)} ({groups[first].size}){more}")
         )
         parts.append("</g>")
     return parts

@@ -36,13 +36,17 @@ def batch_norm(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Va
         if "instance_norm" in str(node.target):
             others = others[1:]
         layout = normalize_over(context, node, layout, others)
+    if arguments.get("weight") is None:
+        # Nothing behind the division by the standard deviation could take a factor up.
+        context.inhomogeneous(layout)
     names = ("weight", "bias", "running_mean", "running_var")
     result = _affine(context, node, layout, arguments, names, len(layout.dims) - 2)
     writer = context.writers.get(arguments["input"])
     if writer is not None and len(arguments["input"].users) == 1 and not live:
         weight, bias, mean, var = (context.key(arguments.get(name)) for name in names)
         if mean is not None and var is not None:
-            context.norms[writer.weight] = Norm(weight, bias, mean, var, float(arguments["eps"]))
+            norm = Norm(weight, bias, mean, var, float(arguments["eps"]))
+            context.norms.setdefault(writer.weight, []).append(norm)
     return result
 
 
@@ -83,6 +87,7 @@ def _in_sets(context: Context, layout: Layout) -> Layout:
 def weight_norm(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     """`g · v / ‖v‖`, the norm taken over all dimensions but `dim`."""
     direction = context.layout(arguments["v"])
+    context.inhomogeneous(direction)
     others = [dim for dim in range(len(direction.dims)) if dim != arguments.get("dim", 0)]
     statistics = reduce(direction, others, context.ledger, plain(node))
     direction = combine(direction, statistics, context.ledger, reason(node))
