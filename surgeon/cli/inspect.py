@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from surgeon.cli.network import network
-from surgeon.cli.options import CHECKPOINT, arch_option, json_option, layers_option
+from surgeon.cli.options import CHECKPOINT, arch_option, example_images, json_option, layers_option
 from surgeon.errors import OptionError
 
 
@@ -14,11 +14,18 @@ from surgeon.errors import OptionError
 @click.argument("checkpoint", type=CHECKPOINT, required=False)
 @arch_option
 @layers_option
+@click.option("--input-size", metavar="C,H,W", help="Override the network's input size.")
 @json_option
 @click.option("--dot", "as_dot", is_flag=True, help="Print the graph in Graphviz's language.")
 @click.option("--svg", "as_svg", is_flag=True, help="Print a picture of the graph.")
 def command(
-    checkpoint: Path | None, arch: str | None, layers: tuple[str, ...], as_json: bool, as_dot: bool, as_svg: bool
+    checkpoint: Path | None,
+    arch: str | None,
+    layers: tuple[str, ...],
+    input_size: str | None,
+    as_json: bool,
+    as_dot: bool,
+    as_svg: bool,
 ) -> None:
     """Show which tensor axes carry the same channels, and what is frozen and why.
 
@@ -30,7 +37,7 @@ def command(
     from surgeon.coupling import describe, trace
     from surgeon.operate.targets import find_targets
 
-    graph = trace(model)
+    graph = trace(model, example_images(model, input_size))
     chosen = find_targets(graph, layers) if layers else None
     if as_json:
         click.echo(json.dumps(describe.to_json(graph, chosen), indent=2))

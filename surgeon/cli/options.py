@@ -12,6 +12,7 @@ import click
 from surgeon.errors import OptionError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from surgeon.data import ImageConfig, ImageData
@@ -102,6 +103,16 @@ def resolve_images(model: nn.Module, values: dict[str, Any]) -> ImageConfig:
     )
 
 
+def example_images(model: nn.Module, input_size: str | None) -> torch.Tensor:
+    """Return two empty images of the size that the network takes, or of the one on the command line."""
+    import torch
+
+    from surgeon.data import image_config
+
+    size = image_config(model, input_size=numbers(input_size, "input-size", int)).input_size
+    return torch.zeros(2, *size)
+
+
 def open_images(model: nn.Module, values: dict[str, Any], seed: int) -> ImageData:
     """Open the data set that the command line names, in the form that the network wants."""
     from surgeon.data import open_data
@@ -146,17 +157,21 @@ def read_recipe(ctx: click.Context, parameter: click.Parameter, path: Path | Non
         raise OptionError(
             f"The recipe {path} cannot be read: {error}.", "Give a TOML file of option = value."
         ) from error
-    known = {p.name: p for p in ctx.command.params if isinstance(p, click.Option) and p.name}
+    known = {}
+    for option in ctx.command.params:
+        if isinstance(option, click.Option) and option.name:
+            known.update({text.lstrip("-").replace("-", "_"): option for text in option.opts})
     defaults: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
-        name = {"set": "settings"}.get(name, name)
         if name not in known:
-            names = ", ".join(sorted(option.replace("_", "-") for option in known))
+            names = ", ".join(sorted(text.replace("_", "-") for text in known))
             raise OptionError(f"The recipe {path} names the unknown option '{key}'.", f"It may name: {names}.")
-        if name == "settings" and isinstance(value, dict):
-            value = [f"{option}={setting}" for option, setting in value.items()]
-        defaults[name] = value
+        if isinstance(value, dict):
+            value = [f"{setting}={text}" for setting, text in value.items()]
+        if known[name].multiple and not isinstance(value, list):
+            value = [value]
+        defaults[str(known[name].name)] = value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path
 

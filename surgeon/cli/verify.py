@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from surgeon.cli.network import network
-from surgeon.cli.options import CHECKPOINT, arch_option, json_option, numbers
+from surgeon.cli.options import CHECKPOINT, arch_option, example_images, json_option
 
 
 @click.command(name="verify")
@@ -30,11 +30,10 @@ def command(
     import torch
 
     from surgeon.coupling import trace
-    from surgeon.data import image_config
     from surgeon.edit.verify import TOLERANCE, prove
 
-    size = image_config(model, input_size=numbers(input_size, "input-size", int)).input_size
-    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(seed))
+    shape = example_images(model, input_size).shape
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     graph = trace(model, images)
     proofs = [prove(model, graph, (images,), seed + number) for number in range(rounds)]
     worst = max(proof.difference for proof in proofs)

@@ -58,7 +58,9 @@ def assemble(
             members=tuple(written),
             homogeneous=group in homogeneous,
             writers=tuple(
-                writers[member.tensor] for member in written if member.role == "producer" and member.tensor in writers
+                writers[member.tensor]
+                for member in written
+                if member.role in ("producer", "affine") and member.tensor in writers
             ),
         )
     shown = Outputs(outputs, contexts[0].parameters, solution, channel_index, groups)

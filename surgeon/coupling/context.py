@@ -20,6 +20,7 @@ class Weight:
 
     weight: str
     bias: str | None
+    depthwise: bool = False
 
 
 @dataclass
@@ -77,6 +78,18 @@ class Context:
     def freeze(self, argument: Any, node: fx.Node, why: str = "") -> Layout:
         """Freeze all channels of an argument and return its layout without them."""
         return freeze_all(self.layout(argument), self.ledger, why or plain(node), f"the result of {op_name(node)}")
+
+    def shifted(self, result: Layout, summand: Layout) -> None:
+        """State that the channels of a sum that one summand does not carry cannot take up a factor of their own."""
+        rank = len(result.dims)
+        carried = {
+            rank - len(summand.dims) + dim
+            for dim, legs in enumerate(summand.dims)
+            if any(summand.block_of(leg) for leg in legs)
+        }
+        for block in result.blocks:
+            if not any(set(legs) & set(block.free) and dim in carried for dim, legs in enumerate(result.dims)):
+                self.ledger.note_inhomogeneous(block.labels)
 
     def inhomogeneous(self, *layouts: Layout) -> None:
         """State that the channels of these layouts go through something that is not positively homogeneous."""

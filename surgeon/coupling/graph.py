@@ -148,5 +148,11 @@ class ModuleOutputs(Protocol):
             LayerError: no module of this name computes anything.
         """
 
+    def order(self, name: str) -> int:
+        """Return when the module hands its last tensor on, counted in operations."""
+
+    def tensors(self, name: str) -> int:
+        """Return how many tensors the module hands to operations outside of it."""
+
     def deepest(self) -> str | None:
         """Return the outermost module whose output carries free channels over an image, as late as possible."""

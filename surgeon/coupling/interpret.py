@@ -1,6 +1,6 @@
 """Walk the graph of operations once, in execution order, and let each operation's rule say what it does to the axes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ VIEWING = frozenset(
     tensor_split alias detach contiguous to type_as unfold lift_fresh_copy dropout feature_dropout""".split()
 )
 """Operations whose result may share memory with their argument."""
+
+RULE_FAILURES = (AssertionError, AttributeError, LookupError, StopIteration, TypeError, ValueError)
 
 ELEMENTWISE = frozenset(f"aten.{name}" for name in (*HOMOGENEOUS, *CURVED))
 
@@ -225,19 +227,55 @@ def _call(context: Context, node: fx.Node, aliases: Aliases, order: dict[fx.Node
         _call_python(context, node, aliases)
         return
     name = op_name(node)
-    in_place = name.endswith("_") and not name.endswith("__")
-    family = name.rstrip("_") if in_place else name
+    family = name.rstrip("_") if name.endswith("_") and not name.endswith("__") else name
     rule = RULES.get(family)
     if rule is None:
         context.values[node] = _unknown(context, node)
     else:
-        context.values[node] = rule(context, node, bound_arguments(node))
+        try:
+            context.values[node] = rule(context, node, bound_arguments(node))
+        except RULE_FAILURES:
+            # A use of the operation that its rule does not foresee: freezing is always correct.
+            context.values[node] = _unknown(context, node)
     if not inputs:
         context.derived.add(node)
-    if family in VIEWING and inputs:
+    written = _written(node)
+    if inputs and not written and (family in VIEWING or _shares_memory(node)):
         aliases.join(node, inputs[0])
-    if in_place:
+    if written == [node.args[0]] and family != name:
         _overwrite(context, node, aliases, order, family)
+    else:
+        for target in written:
+            _spoil(context, node, aliases.family(target))
+
+
+def _written(node: fx.Node) -> list[fx.Node]:
+    """Return the arguments that the operation writes to, by its schema."""
+    bound = bound_arguments(node)
+    written: list[fx.Node] = []
+    for argument in node.target._schema.arguments:  # type: ignore[union-attr]
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = bound.get(argument.name)
+            values = value if isinstance(value, (list, tuple)) else [value]
+            written += [item for item in values if isinstance(item, fx.Node)]
+    return written
+
+
+def _shares_memory(node: fx.Node) -> bool:
+    """Return whether the operation's result may share memory with an argument, by its schema."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    return any(result.alias_info is not None for result in schema.returns)
+
+
+def _spoil(context: Context, node: fx.Node, family: Iterable[fx.Node]) -> None:
+    """Freeze all tensors that share memory with one that was written to in a way that no rule describes."""
+    for view in [*family, node]:
+        value = context.values.get(view)
+        if isinstance(value, Layout):
+            context.values[view] = freeze_all(value, context.ledger, plain(node), "a tensor changed through a view")
+            shape = shape_of(view)
+            if shape is not None:
+                context.values[view] = rigid_layout(shape, "a tensor changed through a view")
 
 
 def _unknown(context: Context, node: fx.Node) -> Value:
@@ -289,14 +327,7 @@ def _overwrite(context: Context, node: fx.Node, aliases: Aliases, order: dict[fx
             if isinstance(layout := context.values.get(view), Layout):
                 context.values[view] = _without_uniform(layout)
         return
-    for view in [*alive, node]:
-        layout = context.values[view]
-        if isinstance(layout, Layout):
-            context.values[view] = freeze_all(layout, context.ledger, plain(node), "a tensor changed through a view")
-    for view in alive:
-        shape = shape_of(view)
-        if shape is not None:
-            context.values[view] = rigid_layout(shape, "a tensor changed through a view")
+    _spoil(context, node, alive)
     context.values[target] = context.values[node]
 
 

@@ -79,6 +79,14 @@ class Outputs:
                     stack.append(source)
         return frozenset(self._parameters[node] for node in seen if node in self._parameters)
 
+    def order(self, name: str) -> int:
+        """Return when the module hands its last tensor on, counted in operations."""
+        return self._of(name).order
+
+    def tensors(self, name: str) -> int:
+        """Return how many tensors the module hands to operations outside of it."""
+        return len(self._of(name).layouts)
+
     def deepest(self) -> str | None:
         """Return the outermost module whose output carries free channels over an image, as late as possible."""
         candidates = [

@@ -1,10 +1,12 @@
 """Write a network down as a graph of ATen operations, and solve which of its channels belong together."""
 
+import contextlib
 import copy
+import logging
 import operator
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from surgeon.coupling.assemble import assemble
 from surgeon.coupling.axes import Layout
+from surgeon.coupling.context import op_name
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.coupling.interpret import Binding, walk
 from surgeon.coupling.ledger import Ledger
@@ -24,7 +27,10 @@ from surgeon.coupling.solve import solve
 from surgeon.errors import TraceError
 
 UNUSED = "The network's forward pass does not use it."
-DEFAULT_INPUT = (3, 224, 224)
+OVERLAPPING = "It shares memory with another tensor of another shape."
+Place = tuple[Any, ...]
+GRAY, COLOR = 1, 3
+DEFAULT_INPUT = (COLOR, 224, 224)
 
 
 def trace(model: nn.Module, example_input: Any = None, *, submodule: str | None = None) -> CouplingGraph:
@@ -65,7 +71,10 @@ def trace(model: nn.Module, example_input: Any = None, *, submodule: str | None 
             # The batch statistics of training would make every BatchNorm look inhomogeneous.
             del ledger.inhomogeneous[bends:]
             unused &= _unused(bindings)
+    overlapping = _overlapping(root, prefix)
     for key, elements in ledger.axes.items():
+        if key.tensor in overlapping:
+            ledger.freeze(elements, OVERLAPPING)
         if key.tensor in unused:
             ledger.freeze(elements, UNUSED)
     return assemble(ledger, solve(ledger), contexts, outputs)
@@ -107,6 +116,10 @@ def _example(model: nn.Module, example: Any, mode: FakeTensorMode) -> tuple[tupl
     if example is None:
         config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
         size = config.get("input_size", DEFAULT_INPUT) if isinstance(config, Mapping) else DEFAULT_INPUT
+        first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+        if first is not None and first.in_channels in (GRAY, COLOR):
+            # timm's configuration does not follow `in_chans`.
+            size = (first.in_channels, *size[1:])
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         example = torch.empty(2, *size, dtype=dtype, device="meta")
     arguments = example if isinstance(example, tuple) else () if isinstance(example, Mapping) else (example,)
@@ -125,7 +138,7 @@ def _export(
     model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], submodule: str | None
 ) -> ExportedProgram:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet("torch._subclasses.fake_tensor"):
             # Recurrent layers assign their flattened weights while they run; on the storage-free copy that is harmless.
             warnings.filterwarnings("ignore", message="The tensor attribute")
             program = torch.export.export(model, arguments, keywords, strict=False)
@@ -138,6 +151,17 @@ def _export(
     if submodule:
         _rename(program.graph, submodule)
     return program
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a logger from printing the stack of an error that is about to be told in one sentence."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _rename(graph: fx.Graph, submodule: str) -> None:
@@ -153,7 +177,7 @@ def _inline(graph: fx.Graph, owner: nn.Module) -> None:
     """Replace every call of a recorded region (`torch.no_grad`, `torch.autocast` blocks) by the operations in it."""
     for node in list(graph.nodes):
         region = next((a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr"), None)
-        if node.op != "call_function" or region is None or isinstance(node.target, torch._ops.OpOverload):
+        if node.op != "call_function" or region is None or not op_name(node).startswith("wrap_with_"):
             continue
         inner = getattr(owner, str(region.target), None)
         if not isinstance(inner, fx.GraphModule):
@@ -207,9 +231,9 @@ def _bindings(program: ExportedProgram, model: nn.Module, prefix: str) -> dict[f
     stored = model.state_dict(keep_vars=True)
     persistent = set(stored)
     # A tied tensor has several names; the first one stands for all of them.
-    firsts: dict[int, str] = {}
+    firsts: dict[Place, str] = {}
     for key, tensor in stored.items():
-        firsts.setdefault(id(tensor), key)
+        firsts.setdefault(_memory(tensor), key)
     tensors = dict(model.named_buffers())
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     result = {}
@@ -222,7 +246,9 @@ def _bindings(program: ExportedProgram, model: nn.Module, prefix: str) -> dict[f
         counted = isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex()
         stays = spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and target in persistent)
         if stays and not counted:
-            result[node] = Binding(shape, key=prefix + firsts.get(id(stored.get(target)), target))
+            result[node] = Binding(
+                shape, key=prefix + (firsts[_memory(stored[target])] if target in stored else target)
+            )
         elif stays or spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             known = tensors.get(target, program.constants.get(target))
             known = None if isinstance(known, FakeTensor) or not isinstance(known, torch.Tensor) else known
@@ -230,6 +256,23 @@ def _bindings(program: ExportedProgram, model: nn.Module, prefix: str) -> dict[f
         else:
             result[node] = Binding(shape)
     return result
+
+
+def _memory(tensor: torch.Tensor) -> Place:
+    """Return where a tensor lies: two names of one place are tied."""
+    if tensor.is_meta or not tensor.numel() or isinstance(tensor, FakeTensor):
+        return (id(tensor),)
+    return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
+def _overlapping(model: nn.Module, prefix: str) -> set[str]:
+    """Return the tensors that share memory with another one that is not the same view of it."""
+    by_storage: dict[int, dict[Place, list[str]]] = {}
+    for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):
+        place = _memory(tensor)
+        if len(place) > 1:
+            by_storage.setdefault(place[0], {}).setdefault(place, []).append(prefix + name)
+    return {name for views in by_storage.values() if len(views) > 1 for names in views.values() for name in names}
 
 
 def _unused(bindings: Mapping[fx.Node, Binding]) -> set[str]:

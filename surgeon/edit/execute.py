@@ -7,7 +7,7 @@ from torch import nn
 
 from surgeon.coupling.graph import ChannelGroup, Member, Writer
 from surgeon.edit.init import fresh_tensor
-from surgeon.edit.permute import permute
+from surgeon.edit.permute import check_permutation, permute
 from surgeon.edit.plan import Edit, Mix, Plan, Reinitialize, Reorder
 from surgeon.errors import PlanError
 
@@ -46,6 +46,22 @@ def _carry_out(model: nn.Module, tensors: Tensors, edit: Edit) -> None:
 def _check(tensors: Tensors, edit: Edit) -> None:
     for member in edit.group.members:
         _check_member(tensors, member)
+    size = edit.group.size
+    if isinstance(edit, Reorder):
+        check_permutation(edit.group, edit.permutation)
+        return
+    channels = edit.channels
+    fits = (
+        channels.dim() == 1
+        and bool(((channels >= 0) & (channels < size)).all())
+        and channels.unique().numel() == len(channels)
+    )
+    if isinstance(edit, Mix):
+        fits = fits and edit.producers.shape == edit.consumers.shape == (len(channels), size)
+    if not fits:
+        raise PlanError(
+            f"An edit of '{edit.group.name}' does not fit its {size} channels.", "Make the plan anew for this network."
+        )
 
 
 def _check_member(tensors: Tensors, member: Member) -> None:
@@ -69,65 +85,88 @@ def _view(tensors: Tensors, member: Member) -> torch.Tensor:
 
 
 def _mix(tensors: Tensors, edit: Mix) -> None:
-    folds = _folded_values(tensors, edit) if edit.folded else {}
+    # Folded rows come from filters as they are before any column of the same tensor is mixed.
+    folded = _write_folded(tensors, edit) if edit.folded else set()
     for member in edit.group.members:
-        weights = edit.consumers if member.role == "consumer" else edit.producers
+        if (member.tensor, member.dim) in folded:
+            continue
         view = _view(tensors, member)
-        weights = weights.to(view.device)
+        weights = (edit.consumers if member.role == "consumer" else edit.producers).to(view.device)
         positions = member.positions.to(view.device)
-        known = folds.get(member.tensor) if member.role != "consumer" else None
-        mixed = []
-        for copy in range(positions.shape[1]):
-            rows = view[positions[:, copy]].flatten(1) if view.dim() > 1 else view[positions[:, copy]].unsqueeze(1)
-            mixed.append(weights @ rows.double() if known is None else known)
-        for copy, rows in enumerate(mixed):
-            places = positions[edit.channels.to(view.device), copy]
+        channels = edit.channels.to(view.device)
+        copies = range(positions.shape[1])
+        mixed = [weights @ view[positions[:, copy]].flatten(1 if view.dim() > 1 else 0).double() for copy in copies]
+        for copy, rows in zip(copies, mixed, strict=True):
+            places = positions[channels, copy]
             view[places] = rows.reshape(len(places), *view.shape[1:]).to(view.dtype)
 
 
-def _folded_values(tensors: Tensors, edit: Mix) -> dict[str, torch.Tensor]:
-    """Return new rows for convolutions with a BatchNorm such that their common affine map is the mixed one.
+def foldable(group: ChannelGroup) -> tuple[Writer, ...]:
+    """Return the writers whose BatchNorm belongs to them alone, so that both can be mixed as one affine map."""
+    used = [writer.norm.running_mean for writer in group.writers if writer.norm is not None]
+    rows = {member.tensor for member in group.members if member.dim == 0 and member.role != "consumer"}
+    return tuple(
+        writer
+        for writer in group.writers
+        if writer.norm is not None
+        and writer.norm.weight is not None
+        and writer.norm.bias is not None
+        and used.count(writer.norm.running_mean) == 1
+        and writer.weight in rows
+    )
+
+
+def _write_folded(tensors: Tensors, edit: Mix) -> set[tuple[str, int]]:
+    """Mix the affine maps of convolutions with their BatchNorms, and return the tensor axes that are done with it."""
+    done: set[tuple[str, int]] = set()
+    writes: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+    for writer in foldable(edit.group):
+        member = next(m for m in edit.group.members if m.tensor == writer.weight and m.dim == 0)
+        for copy in range(member.positions.shape[1]):
+            rows = member.positions[:, copy]
+            places = rows[edit.channels]
+            writes += [(key, places, values) for key, values in _folded_values(tensors, writer, rows, edit.producers)]
+    for key, places, values in writes:
+        tensor = tensors[key].data
+        tensor[places.to(tensor.device)] = values.reshape(-1, *tensor.shape[1:]).to(tensor.device, tensor.dtype)
+        done.add((key, 0))
+    return done
+
+
+def _folded_values(
+    tensors: Tensors, writer: Writer, rows: torch.Tensor, mix: torch.Tensor
+) -> list[tuple[str, torch.Tensor]]:
+    """Return new rows for a convolution and its BatchNorm such that their common affine map is the mixed one.
 
     With s = γ/√(σ²+ε), a channel computes s·(W x + b − μ) + β. The mixed channel keeps the mean of |γ|, μ, σ² and b;
     its filter and shift are those that give the mean of the maps.
     """
-    mix = edit.producers
-    values: dict[str, torch.Tensor] = {}
-    for writer in edit.group.writers:
-        norm = writer.norm
-        if norm is None or norm.weight is None or norm.bias is None:
-            continue
-        order = _order(edit.group, writer)
-        gamma, beta, mean, variance = (
-            tensors[key].data.double()[order].to(mix.device)
-            for key in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        )
-        filters = tensors[writer.weight].data.double()[order].to(mix.device)
-        bias = (
-            torch.zeros_like(beta) if writer.bias is None else tensors[writer.bias].data.double()[order].to(mix.device)
-        )
-        scale = gamma / (variance + norm.eps).sqrt()
-        shift = beta + scale * (bias - mean)
-        new_gamma, new_mean, new_variance, new_bias = mix @ gamma.abs(), mix @ mean, mix @ variance, mix @ bias
-        new_scale = new_gamma / (new_variance + norm.eps).sqrt()
-        dead = new_scale == 0
-        safe = torch.where(dead, torch.ones_like(new_scale), new_scale)
-        plain = mix @ filters.flatten(1)
-        new_filters = torch.where(dead[:, None], plain, (mix @ (scale[:, None] * filters.flatten(1))) / safe[:, None])
-        values[writer.weight] = new_filters
-        values[norm.weight] = new_gamma[:, None]
-        values[norm.running_mean] = new_mean[:, None]
-        values[norm.running_var] = new_variance[:, None]
-        values[norm.bias] = ((mix @ shift) - new_scale * (new_bias - new_mean))[:, None]
-        if writer.bias is not None:
-            values[writer.bias] = new_bias[:, None]
-    return values
+    norm = writer.norm
+    assert norm is not None
+    assert norm.weight is not None
+    assert norm.bias is not None
 
+    def read(key: str) -> torch.Tensor:
+        return tensors[key].data.cpu().double()[rows]
 
-def _order(group: ChannelGroup, writer: Writer) -> torch.Tensor:
-    """Return the row of the writer's weight for each channel of the group."""
-    member = next(m for m in group.members if m.tensor == writer.weight and m.dim == 0)
-    return member.positions[:, 0]
+    gamma, beta, mean, variance = (read(key) for key in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
+    filters = read(writer.weight).flatten(1)
+    bias = torch.zeros_like(beta) if writer.bias is None else read(writer.bias)
+    scale = gamma / (variance + norm.eps).sqrt()
+    shift = beta + scale * (bias - mean)
+    new_gamma, new_mean, new_variance, new_bias = mix @ gamma.abs(), mix @ mean, mix @ variance, mix @ bias
+    new_scale = new_gamma / (new_variance + norm.eps).sqrt()
+    dead = new_scale == 0
+    safe = torch.where(dead, torch.ones_like(new_scale), new_scale)
+    new_filters = torch.where(dead[:, None], mix @ filters, (mix @ (scale[:, None] * filters)) / safe[:, None])
+    values = [
+        (writer.weight, new_filters),
+        (norm.weight, new_gamma),
+        (norm.running_mean, new_mean),
+        (norm.running_var, new_variance),
+        (norm.bias, (mix @ shift) - new_scale * (new_bias - new_mean)),
+    ]
+    return values if writer.bias is None else [*values, (writer.bias, new_bias)]
 
 
 def _reinitialize(model: nn.Module, tensors: Tensors, edit: Reinitialize) -> None:

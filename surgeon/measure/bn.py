@@ -16,7 +16,7 @@ from surgeon.progress import Track, no_progress
 
 
 def recalibrate(model: nn.Module, batches: Batches, *, device: torch.device | str, track: Track = no_progress) -> int:
-    """Replace the running statistics of every BatchNorm layer by those of the images, and return how many there are.
+    """Replace the running statistics of the BatchNorm layers by those of the images, and return how many ran.
 
     Mean and variance are the batches' means, each batch counted by its images. Only BatchNorm layers train
     meanwhile, so dropout and stochastic depth do not disturb the statistics. A batch of a single image has no variance
@@ -40,9 +40,18 @@ def recalibrate(model: nn.Module, batches: Batches, *, device: torch.device | st
             "There is no batch of two or more images to recalibrate BatchNorm on.",
             "Give more images or a larger batch size.",
         )
+    before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]  # type: ignore[union-attr]
     with keep_modes(model), _keep_momenta(layers):
         update_bn(_weighted(itertools.chain([first], images), model, layers), model, device=torch.device(device))
-    return len(layers)
+    used = 0
+    for layer, (mean, variance) in zip(layers, before, strict=True):
+        if layer.num_batches_tracked:
+            used += 1
+        else:
+            # An auxiliary head does not run in evaluation mode, and its statistics were only reset.
+            layer.running_mean.copy_(mean)  # type: ignore[union-attr]
+            layer.running_var.copy_(variance)  # type: ignore[union-attr]
+    return used
 
 
 def _weighted(batches: Iterable[Tensor], model: nn.Module, layers: list[_BatchNorm]) -> Iterator[Tensor]:

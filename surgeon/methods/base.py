@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from surgeon.coupling.graph import CouplingGraph
+from surgeon.coupling.graph import ChannelGroup, CouplingGraph
 from surgeon.edit.plan import Plan
 from surgeon.measure.activations import ClassMeans
 
@@ -19,12 +19,14 @@ class Inputs:
         targets: modules whose output channels are to be edited, in order.
         statistics: class-representative activations of the targets, for methods that need data.
         seed: seed of everything random in the plan.
+        left_alone: groups that may not be edited, each with the reason.
     """
 
     graph: CouplingGraph
     targets: tuple[str, ...]
     statistics: Mapping[str, ClassMeans]
     seed: int
+    left_alone: Mapping[ChannelGroup, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import torch
 
-from surgeon.coupling.graph import Carried
+from surgeon.coupling.graph import Carried, ChannelGroup
+from surgeon.edit.execute import foldable
 from surgeon.edit.plan import Edit, Mix, Plan, Reinitialize
 from surgeon.errors import DataError, OptionError
 from surgeon.measure.activations import ClassMeans
@@ -68,10 +69,13 @@ def make_plan(inputs: Inputs, config: SofmConfig) -> Plan:
     for target in inputs.targets:
         for carried in inputs.graph.outputs.carried(target):
             group = carried.group
-            if group in edited:
-                skipped.append(f"{target}: its channels of '{group.name}' are edited by an earlier target already.")
+            if group in inputs.left_alone or group in edited:
+                why = inputs.left_alone.get(group, "they are edited by an earlier target already")
+                skipped.append(f"{target}: the channels of '{group.name}' are left alone: {why}.")
                 continue
             edited.add(group)
+            if config.merge == "preserve":
+                skipped += _unfolded(target, group)
             counts, trained = map_channels(inputs.statistics[target], carried, config, generator)
             edits += reorganize(carried, counts, config, seed=int(torch.randint(2**31, (1,), generator=generator)))
             figures[_unique(figures, group.name)] = {
@@ -84,6 +88,17 @@ def make_plan(inputs: Inputs, config: SofmConfig) -> Plan:
             }
         skipped += [f"{target}: {reason}" for reason in inputs.graph.outputs.reasons(target)]
     return Plan("sofm", _options(config), inputs.targets, tuple(edits), figures, tuple(skipped))
+
+
+def _unfolded(target: str, group: ChannelGroup) -> list[str]:
+    """Return a remark for every weight of a group with BatchNorm that cannot be averaged as one map with it."""
+    folded = {writer.weight for writer in foldable(group)}
+    normalized = any(member.role == "statistic" for member in group.members)
+    return [
+        f"{target}: '{member.tensor}' is averaged by itself; it has no BatchNorm of its own right behind it."
+        for member in group.members
+        if normalized and member.role == "producer" and member.tensor.endswith("weight") and member.tensor not in folded
+    ]
 
 
 def _options(config: SofmConfig) -> dict[str, Any]:

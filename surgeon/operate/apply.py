@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from surgeon.coupling.graph import CouplingGraph
+from surgeon.coupling.graph import ChannelGroup, CouplingGraph
 from surgeon.coupling.trace import trace
 from surgeon.edit.execute import execute
-from surgeon.edit.plan import Plan
-from surgeon.errors import DataError, OptionError
+from surgeon.edit.plan import Edit, Plan
+from surgeon.errors import DataError, LayerError, OptionError
 from surgeon.measure.activations import ClassMeans, class_means
 from surgeon.measure.bn import recalibrate as recalibrate_statistics
 from surgeon.methods import METHODS, make_config
@@ -35,6 +35,8 @@ from surgeon.tuning import (
     make_accelerator,
     tune,
 )
+
+SEED_STRIDE = 10_007
 
 DRIFT_IMAGES = 256
 """Calibration images on which the logits are compared with the original's."""
@@ -74,6 +76,8 @@ class Course:
     stages: list[Stage] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     edits: list[dict[str, Any]] = field(default_factory=list)
+    plan_edits: list[Edit] = field(default_factory=list)
+    groups: dict[ChannelGroup, None] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, None] = field(default_factory=dict)
 
@@ -121,29 +125,62 @@ def plan(
     chosen = find_method(method)
     config = make_config(chosen, options)
     graph = trace(model, example_input)
-    targets = find_targets(graph, layers)
-    return _make_plan(model, chosen, config, graph, targets, data, _device(model), seed, track)
+    targets = in_order(graph, find_targets(graph, layers))
+    statistics = _statistics(model, chosen, graph, targets, data, _device(model), track)
+    course = Course()
+    for target in targets:
+        inputs = Inputs(
+            graph, (target,), statistics, target_seed(seed, targets, target), left_alone(graph, targets, target, course)
+        )
+        _note(course, chosen.make_plan(inputs, config))
+    return Plan(
+        chosen.name, dict(vars(config)), targets, tuple(course.plan_edits), course.figures, tuple(course.skipped)
+    )
 
 
-def _make_plan(
+def in_order(graph: CouplingGraph, targets: Sequence[str]) -> tuple[str, ...]:
+    """Return the targets in the order in which the network computes them, so that what is frozen lies before."""
+    return tuple(sorted(targets, key=graph.outputs.order))
+
+
+def target_seed(seed: int, targets: Sequence[str], target: str) -> int:
+    """Return the seed of one target's plan."""
+    return seed + SEED_STRIDE * list(targets).index(target)
+
+
+def left_alone(graph: CouplingGraph, targets: Sequence[str], target: str, course: "Course") -> dict[ChannelGroup, str]:
+    """Return the groups that this target may not edit: those edited before, and those with frozen weights."""
+    reasons = dict.fromkeys(course.groups, "they are edited by an earlier target already")
+    earlier = targets[: list(targets).index(target)]
+    frozen = {tensor for name in earlier for tensor in graph.outputs.tensors_before(name)}
+    for group in graph.at(target):
+        writers = [member.tensor for member in group.members if member.role == "producer"]
+        if group not in reasons and frozen.intersection(writers):
+            reasons[group] = "some of their weights are frozen after an earlier target"
+    return reasons
+
+
+def _statistics(
     model: nn.Module,
     method: Method,
-    config: Any,
     graph: CouplingGraph,
-    targets: tuple[str, ...],
+    targets: Sequence[str],
     data: Batches | None,
     device: torch.device,
-    seed: int,
     track: Track,
-) -> Plan:
-    statistics: dict[str, ClassMeans] = {}
-    if method.needs_data:
-        if data is None:
-            raise DataError(
-                f"The method {method.name} measures activations and needs images.", "Pass some with --data."
+) -> dict[str, ClassMeans]:
+    """Measure the targets' class-representative activations, if the method needs them."""
+    if not method.needs_data:
+        return {}
+    if data is None:
+        raise DataError(f"The method {method.name} measures activations and needs images.", "Pass some with --data.")
+    for target in targets:
+        if graph.outputs.tensors(target) != 1:
+            raise LayerError(
+                f"The module '{target}' hands several tensors on, so its output's channels are not those of one.",
+                "Name one of the modules in it.",
             )
-        statistics = class_means(model, targets, data, num_outputs(model), device=device, track=track)
-    return method.make_plan(Inputs(graph, targets, statistics, seed), config)
+    return class_means(model, targets, data, num_outputs(model), device=device, track=track)
 
 
 def num_outputs(model: nn.Module) -> int:
@@ -218,7 +255,7 @@ def apply(
     settings = dataclasses.replace(tuning or TuningConfig(), epochs=epochs, seed=seed)
     accelerator = accelerator or make_accelerator(settings.mixed_precision)
     graph = trace(model, example_input)
-    targets = find_targets(graph, layers)
+    targets = in_order(graph, find_targets(graph, layers))
     model.to(accelerator.device)
     work = Work(
         model, chosen, config, graph, accelerator, train, val, calibration if calibration is not None else train,
@@ -230,37 +267,51 @@ def apply(
     _finish_stage(work, course, "original", None, images, reference, time.perf_counter())
     frozen: frozenset[str] = frozenset()
     for target in targets:
-        _operate(work, course, target, images, reference)
+        alone = left_alone(graph, targets, target, course)
+        seed_here = target_seed(seed, targets, target)
+        if not _operate(work, course, target, seed_here, alone, images, reference):
+            continue
         if work.train is not None and epochs > 0:
-            _tune(work, course, target, frozen, images, reference)
+            _tune(work, course, target, seed_here, alone, frozen, images, reference)
         frozen = graph.outputs.tensors_before(target)
     return _record(work, course, targets)
 
 
 def _operate(
-    work: Work, course: Course, target: str, images: DataLoader[Any] | None, reference: torch.Tensor | None
-) -> None:
+    work: Work,
+    course: Course,
+    target: str,
+    seed: int,
+    alone: Mapping[ChannelGroup, str],
+    images: DataLoader[Any] | None,
+    reference: torch.Tensor | None,
+) -> bool:
+    """Plan and execute one target's edits and recalibrate; return whether there was anything to edit."""
     start = time.perf_counter()
-    made = _plan_for(work, target, work.seed)
+    made = _plan_for(work, target, seed, alone)
     execute(work.model, made)
     _note(course, made)
+    if not made.edits:
+        return False
     _finish_stage(work, course, "operated", target, images, reference, start)
     if work.recalibrate and work.calibration is not None:
         start = time.perf_counter()
         if recalibrate_statistics(work.model, work.calibration, device=work.accelerator.device, track=work.track):
             _finish_stage(work, course, "recalibrated", target, images, reference, start)
+    return True
 
 
-def _plan_for(work: Work, target: str, seed: int) -> Plan:
-    return _make_plan(
-        work.model, work.method, work.config, work.graph, (target,), work.calibration, work.accelerator.device, seed,
-        work.track,
-    )  # fmt: skip
+def _plan_for(work: Work, target: str, seed: int, alone: Mapping[ChannelGroup, str]) -> Plan:
+    device = work.accelerator.device
+    statistics = _statistics(work.model, work.method, work.graph, (target,), work.calibration, device, work.track)
+    return work.method.make_plan(Inputs(work.graph, (target,), statistics, seed, alone), work.config)
 
 
 def _note(course: Course, made: Plan, epoch: int | None = None) -> None:
     course.edits += edit_rows(made, epoch)
     if epoch is None:
+        course.plan_edits += made.edits
+        course.groups.update((edit.group, None) for edit in made.edits)
         course.figures.update(made.figures)
         course.skipped.update(dict.fromkeys(made.skipped))
 
@@ -269,6 +320,8 @@ def _tune(
     work: Work,
     course: Course,
     target: str,
+    seed: int,
+    alone: Mapping[ChannelGroup, str],
     frozen: Collection[str],
     images: DataLoader[Any] | None,
     reference: torch.Tensor | None,
@@ -281,7 +334,7 @@ def _tune(
     def repeat(epoch: int, optimizer: Optimizer) -> dict[str, Any] | None:
         if not every or epoch % every:
             return None
-        made = _plan_for(work, target, work.seed + epoch)
+        made = _plan_for(work, target, seed + epoch, alone)
         execute(work.model, made)
         forget(optimizer, work.model, made)
         _note(course, made, epoch)

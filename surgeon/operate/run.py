@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from surgeon.data import ImageData, check_classes, make_loader
 from surgeon.edit.plan import Plan
 from surgeon.errors import DataError, OutputError, PlanError
 from surgeon.operate.apply import OnEpoch, OnStage, apply, find_method, num_outputs, plan
-from surgeon.operate.record import Record
+from surgeon.operate.record import Record, Stage
 from surgeon.progress import Track
 from surgeon.tuning import TuningConfig, make_accelerator
 
@@ -34,6 +34,7 @@ class Job:
         layers: module names and globs.
         arch: the architecture as the user gave it, or None.
         images: opens the data set for a network; None where there are no images.
+        example: gives an input of the size that the network takes, for tracing.
         output: path of the result; `<stem>-<method>.safetensors` beside the input where it is None.
         overwrite: replace outputs that exist.
         epochs: epochs of fine-tuning.
@@ -51,6 +52,7 @@ class Job:
     layers: tuple[str, ...]
     arch: str | None
     images: OpenImages | None
+    example: Callable[[nn.Module], torch.Tensor]
     output: Path | None
     overwrite: bool
     epochs: int
@@ -86,7 +88,10 @@ def plan_job(job: Job, track: Track) -> Plan:
     model, _ = _open(job)
     data = _images(job, model)
     calibration = None if data is None else _loader(job, data.calibration)
-    return plan(model, job.method, job.layers, calibration, seed=job.seed, track=track, **job.options)
+    example = job.example(model)
+    return plan(
+        model, job.method, job.layers, calibration, seed=job.seed, example_input=example, track=track, **job.options
+    )
 
 
 def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say: Callable[[str], None]) -> Record:
@@ -112,7 +117,14 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
     data = _images(job, model)
     for note in () if data is None else data.notes:
         say(note)
-    best: dict[str, torch.Tensor] = {}
+    best: list[tuple[int, dict[str, torch.Tensor]]] = []
+
+    def finished(stage: Stage) -> None:
+        if stage.name == "operated":
+            # The best weights of an earlier target are not those of the network that is operated on now.
+            best.clear()
+        on_stage(stage)
+
     record = apply(
         model,
         job.method,
@@ -127,9 +139,10 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         seed=job.seed,
         accelerator=make_accelerator(job.tuning.mixed_precision),
         track=track,
-        on_stage=on_stage,
+        example_input=job.example(model),
+        on_stage=finished,
         on_epoch=on_epoch,
-        on_best=lambda epoch, state: best.update(state),
+        on_best=lambda epoch, state: best.append((epoch, state)),
         **job.options,
     )
     if not record.edits:
@@ -138,9 +151,13 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         record,
         checkpoint={"path": str(job.checkpoint), "sha256": checkpoint.sha256},
         output=str(job.result),
-        notes=(*record.notes, *(() if data is None else data.notes)),
+        notes=(
+            *record.notes,
+            *(() if data is None else data.notes),
+            *(f"The best epoch was {epoch + 1}; its weights are in {job.best}." for epoch, _ in best),
+        ),
     )
-    _write(job, model, record, best)
+    _write(job, model, record, [state for _, state in best])
     return record
 
 
@@ -181,12 +198,12 @@ def _teacher(job: Job) -> nn.Module | str | None:
     return load(Path(job.teacher), job.arch)
 
 
-def _write(job: Job, model: nn.Module, record: Record, best: dict[str, torch.Tensor]) -> None:
+def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, torch.Tensor]]) -> None:
     core = {key: value for key, value in record.to_dict().items() if key not in ("edits", "epochs", "skipped")}
     header = {"surgeon": json.dumps(core, default=str)}
     model.to("cpu")
     save(job.result, model, metadata=header, overwrite=job.overwrite)
     write_text(job.record, record.to_json(), job.overwrite)
-    if best:
-        model.load_state_dict(best)
+    for state in best:
+        model.load_state_dict(state)
         save(job.best, model, metadata=header, overwrite=job.overwrite)

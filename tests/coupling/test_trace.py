@@ -167,12 +167,15 @@ def test_a_weight_with_several_batch_norms_has_none_of_its_own() -> None:
         ("Residual", {"stem": True, "conv1": True}),
         ("ZeroPaddedShortcut", {"stem": True, "conv1": True, "conv2": True}),
         ("FlattenLinear", {"stem": True}),
-        ("BatchNorm", {"stem": True, "conv": False}),  # the second one has no scale
+        ("BatchNorm", {"stem": False, "conv": False}),  # the first is not behind a producer, the second has no scale
+        ("TokenMixing", {"stem": False, "fc1": False}),  # the bias of the tokens, GELU
         ("WeightNorm", {"stem": False, "conv": False}),
         ("WeightStandardized", {"stem": False, "conv": False}),
         ("Tied", {"stem": True, "conv1": True}),
         ("TiedTransposed", {"stem": False, "encode": False}),  # one axis both writes and reads
         ("InstanceNorm", {"stem": True}),
+        ("TransposedDepthwise", {"stem": True}),
+        ("DynamicConvolution", {"stem": False, "attend": False, "experts": False}),
         ("Prelu", {"stem": True}),
         ("LayerScale", {"stem": True}),
         ("FixedBlur", {"stem": True}),

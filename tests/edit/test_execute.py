@@ -195,3 +195,130 @@ def test_changes_name_tensors_rows_and_positions(network: Small, images: torch.T
     }
     assert rows["first.weight", 0] == ("re-initialized", [3], None)
     assert rows["grouped.weight", 1] == ("set to zero", [1], slice(3, 6))
+
+
+class Split(nn.Module):
+    """A BatchNorm whose channels are cut in two, multiplied and read: every group has two rows of the convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(4, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(nn.functional.glu(self.norm(self.conv(images)), 1))
+
+
+class SharedNorm(nn.Module):
+    """Two convolutions with biases in front of one BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last((self.norm(self.one(images)) + self.norm(self.two(images))).relu())
+
+
+class Transposed(nn.Module):
+    """A transposed convolution, whose second axis writes the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(2, 4, 2)
+        self.norm = nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(self.conv(images)).relu())
+
+
+class Depthwise(nn.Module):
+    """The hidden part of an inverted residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand, self.norm = nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4)
+        self.depthwise, self.norm2 = nn.Conv2d(4, 4, 3, groups=4), nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(self.expand(images)).relu()
+        return self.last(self.norm2(self.depthwise(hidden)).relu())
+
+
+@pytest.mark.parametrize("kind", [Split, SharedNorm, Transposed, Depthwise])
+def test_a_folded_identity_changes_nothing(kind: type[nn.Module]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    model = kind().double().eval()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                values = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+                tensor.copy_(values.abs() + 0.2 if name.endswith("running_var") else values)
+    images = torch.randn(2, 2, 5, 5, generator=generator, dtype=torch.float64)
+    before = model(images)
+    groups = surgeon.trace(model, images).groups
+    assert groups
+    for group in groups:
+        one = torch.eye(group.size, dtype=torch.float64)
+        execute(model, plan_of(Mix(group, torch.arange(group.size), one, one, folded=True)))
+    torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-12)
+
+
+def test_merging_equal_depthwise_channels_keeps_the_function() -> None:
+    generator = torch.Generator().manual_seed(2)
+    model = Depthwise().double().eval()
+    with torch.no_grad():
+        for tensor in (*model.parameters(), model.norm2.running_mean):
+            tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+        # Channel 1 carries what channel 0 carries: the same expansion, twice the kernel, half the scale.
+        for tensor in (model.expand.weight, model.expand.bias, model.norm.weight, model.norm.bias, model.norm2.bias):
+            tensor[1] = tensor[0]
+        model.depthwise.weight[1] = 2 * model.depthwise.weight[0]
+        model.depthwise.bias[1] = 2 * model.depthwise.bias[0]
+        model.norm2.running_mean[1] = 2 * model.norm2.running_mean[0]
+        model.norm2.weight[1] = model.norm2.weight[0] / 2
+    images = torch.randn(2, 2, 5, 5, generator=generator, dtype=torch.float64)
+    before = model(images)
+    (group,) = surgeon.trace(model, images).groups
+    half = torch.tensor([[0.5, 0.5, 0, 0]], dtype=torch.float64)
+    both = torch.tensor([[1.0, 1.0, 0, 0]], dtype=torch.float64)
+    new = Reinitialize(group, torch.tensor([1]), "zero", 0)
+    execute(model, plan_of(Mix(group, torch.tensor([0]), half, both, folded=True), new))
+    torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-12)
+
+
+def test_a_frozen_batch_norm_starts_anew_like_any_other() -> None:
+    from torchvision.ops import FrozenBatchNorm2d
+
+    from surgeon.edit.init import fresh_tensor
+
+    layer = FrozenBatchNorm2d(4)
+    layer.running_var.fill_(3)
+    model = nn.Sequential(layer)
+    starts = {name: fresh_tensor(model, f"0.{name}", 0) for name in ("weight", "bias", "running_mean", "running_var")}
+    assert {name: value.unique().tolist() for name, value in starts.items()} == {
+        "weight": [1.0],
+        "bias": [0.0],
+        "running_mean": [0.0],
+        "running_var": [1.0],
+    }
+
+
+@pytest.mark.parametrize("bad", ["permutation", "matrix", "channels"])
+def test_an_edit_that_does_not_fit_changes_nothing(network: Small, images: torch.Tensor, bad: str) -> None:
+    group = groups_by_name(network, images)["first"][0]
+    good = Reorder(group, torch.tensor([1, 0]))
+    wrong = {
+        "permutation": Reorder(group, torch.tensor([0, 0])),
+        "matrix": Mix(group, torch.tensor([0]), torch.ones(1, 3).double(), torch.ones(1, 3).double()),
+        "channels": Reinitialize(group, torch.tensor([2]), "zero", 0),
+    }
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(PlanError):
+        execute(network, plan_of(good, wrong[bad]))
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())

@@ -195,7 +195,9 @@ def test_a_group_is_edited_once_and_the_second_target_says_so(graph: CouplingGra
     rest = ClassMeans(torch.rand(3, 6, 5, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 1, 1]))
     made = make_plan(Inputs(graph, ("stem_norm", "stage"), {"stem_norm": rest, "stage": rest}, seed=0), SofmConfig())
     assert sum(isinstance(edit, Mix) for edit in made.edits) == 1
-    assert made.skipped == ("stage: its channels of 'stem' are edited by an earlier target already.",)
+    assert made.skipped == (
+        "stage: the channels of 'stem' are left alone: they are edited by an earlier target already.",
+    )
 
 
 def test_activations_that_are_not_finite_are_refused(graph: CouplingGraph) -> None:

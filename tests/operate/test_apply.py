@@ -129,6 +129,41 @@ def test_several_targets_one_after_the_other_with_the_prefix_frozen() -> None:
     assert not torch.equal(state["head.weight"], after_first["head.weight"])
 
 
+class Stream(nn.Module):
+    """Two blocks on one stream of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+        self.block1 = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6))
+        self.sum1, self.sum2 = nn.ReLU(), nn.ReLU()
+        self.block2 = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6))
+        self.head = nn.Linear(6, CLASSES)
+        self.num_classes = CLASSES
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        stream = self.stem(images)
+        stream = self.sum1(stream + self.block1(stream))
+        return self.head(self.sum2(stream + self.block2(stream)).mean((2, 3)))
+
+
+def test_targets_are_taken_in_the_order_of_execution() -> None:
+    record = run(make_network(), ["two", "one"], epochs=0)
+    assert record.targets == ("one", "two")
+
+
+def test_a_stream_that_two_targets_share_is_edited_once() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Stream().eval()
+    planned = surgeon.plan(model, "sofm", ["sum1", "sum2"], data=loader(), example_input=EXAMPLE)
+    record = run(model, ["sum1", "sum2"], epochs=1)
+    assert [stage.target for stage in record.stages] == [None, "sum1", "sum1", "sum1"]
+    assert "edited by an earlier target" in record.skipped[0]
+    assert planned.skipped == record.skipped
+    assert [change.tensor for change in planned.changes()] == [edit["tensor"] for edit in record.edits]
+
+
 def test_the_operation_repeats_every_so_many_epochs() -> None:
     record = run(make_network(), ["two"], epochs=5, every=2)
     repeated = [epoch["epoch"] for epoch in record.epochs if epoch["operation"]]

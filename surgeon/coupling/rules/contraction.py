@@ -1,6 +1,6 @@
 """Convolutions, linear layers and products of matrices: weights read the channels of one axis and write another."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import fx
@@ -21,12 +21,26 @@ def linear(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     letters = ["o", "i"][2 - len(weight.dims) :]
     context.mark(arguments["weight"], [letters.index("i")], "consumer")
     context.mark(arguments["weight"], [dim for dim, letter in enumerate(letters) if letter == "o"], "producer")
-    operands = [(layout, [*batch, "i"]), (weight, letters)]
-    result = contract(operands, [*batch, *letters[:-1]], context.ledger, reason(node))
+    operands = [(arguments["input"], layout, [*batch, "i"]), (arguments["weight"], weight, letters)]
+    result = _contract(context, node, operands, [*batch, *letters[:-1]])
     return _add_bias(context, node, result, arguments, dim=-1) if result.dims else result
 
 
-def _add_bias(context: Context, node: fx.Node, result: Layout, arguments: dict[str, Any], dim: int) -> Layout:
+Operand = tuple[Any, Layout, Sequence[str]]
+"""An argument of a contraction, its layout, and a letter for each dimension."""
+
+
+def _contract(context: Context, node: fx.Node, operands: Sequence[Operand], output: Sequence[str]) -> Layout:
+    """Contract the operands; where several activations carry channels, a factor on one meets those of the others."""
+    live = [layout for argument, layout, _ in operands if not context.is_derived(argument) and layout.blocks]
+    if len(live) > 1:
+        context.inhomogeneous(*live)
+    return contract([(layout, names) for _, layout, names in operands], output, context.ledger, reason(node))
+
+
+def _add_bias(
+    context: Context, node: fx.Node, result: Layout, arguments: dict[str, Any], dim: int, depthwise: bool = False
+) -> Layout:
     """Add the bias along `dim` and remember which parameters wrote this node."""
     bias = arguments.get("bias")
     if bias is not None:
@@ -36,9 +50,10 @@ def _add_bias(context: Context, node: fx.Node, result: Layout, arguments: dict[s
         behind = rank - 1 - (dim % rank)
         layout = Layout(layout.dims + ((),) * behind, layout.blocks)
         result = combine(result, layout, context.ledger, reason(node))
+        context.shifted(result, layout)
     key = context.key(arguments["weight"])
     if key is not None and (bias is None or context.key(bias) is not None):
-        context.writers[node] = Weight(key, context.key(bias))
+        context.writers[node] = Weight(key, context.key(bias), depthwise)
     return result
 
 
@@ -68,8 +83,8 @@ def convolution(context: Context, node: fx.Node, arguments: dict[str, Any]) -> V
     context.mark(arguments["weight"], [0 if transposed else 1], "affine" if depthwise else "consumer")
     if groups == 1:
         letters = ["i", "o"] if transposed else ["o", "i"]
-        operands = [(layout, ["b", "i", *kept]), (weight, letters)]
-        result = contract(operands, ["b", "o", *kept], context.ledger, reason(node))
+        operands = [(arguments["input"], layout, ["b", "i", *kept]), (arguments["weight"], weight, letters)]
+        result = _contract(context, node, operands, ["b", "o", *kept])
     else:
         outer = size_of(weight.dims[0]) // groups
         sizes = [shape[dim] for dim in apart]
@@ -77,13 +92,13 @@ def convolution(context: Context, node: fx.Node, arguments: dict[str, Any]) -> V
         split = reshape(layout, split_shape, context.ledger, plain(node))
         weight = reshape(weight, [groups, outer, size_of(weight.dims[1])], context.ledger, plain(node))
         letters = ["g", "i", "o"] if transposed else ["g", "o", "i"]
-        operands = [(split, ["b", "g", "i", *kept]), (weight, letters)]
-        result = contract(operands, ["b", "g", "o", *kept], context.ledger, reason(node))
+        operands = [(arguments["input"], split, ["b", "g", "i", *kept]), (arguments["weight"], weight, letters)]
+        result = _contract(context, node, operands, ["b", "g", "o", *kept])
         result = reshape(result, [shape[0], writes, *sizes], context.ledger, plain(node))
     behind = {dim: result.dims[2 + place] for place, dim in enumerate(apart)}
     image = tuple(behind[dim] if dim in behind else rigid_dim(shape[dim], meaning) for dim in spatial)
     result = Layout(result.dims[:2] + image, result.blocks)
-    return _add_bias(context, node, result, arguments, dim=1)
+    return _add_bias(context, node, result, arguments, dim=1, depthwise=depthwise)
 
 
 def _is_pointwise(arguments: dict[str, Any], dim: int, transposed: bool) -> bool:
@@ -127,9 +142,7 @@ def product(context: Context, node: fx.Node, left: Any, right: Any, first: Layou
         if isinstance(operand, fx.Node) and len(names) > 1:
             context.mark(operand, [names.index("k")], "consumer")
             context.mark(operand, [d for d, name in enumerate(names) if name in ("r", "c")], "producer")
-    if not (context.is_derived(left) or context.is_derived(right)) and first.blocks and second.blocks:
-        context.inhomogeneous(first, second)
-    return contract([(first, left_names), (second, right_names)], output, context.ledger, reason(node))
+    return _contract(context, node, [(left, first, left_names), (right, second, right_names)], output)
 
 
 def add_product(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
@@ -166,10 +179,7 @@ def einsum(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     for operand, operand_names in zip(operands, names, strict=True):
         context.mark(operand, [d for d, name in enumerate(operand_names) if name not in result], "consumer")
         context.mark(operand, [d for d, name in enumerate(operand_names) if name in result], "producer")
-    live = [layout for operand, layout in zip(operands, layouts, strict=True) if not context.is_derived(operand)]
-    if sum(bool(layout.blocks) for layout in live) > 1:
-        context.inhomogeneous(*live)
-    return contract(list(zip(layouts, names, strict=True)), result, context.ledger, reason(node))
+    return _contract(context, node, list(zip(operands, layouts, names, strict=True)), result)
 
 
 RULES: dict[str, Rule] = {

@@ -24,6 +24,8 @@ def _affine(
         context.mark(argument, range(len(vector.dims)), role)
         vector = Layout(vector.dims + ((),) * behind, vector.blocks)
         layout = combine(layout, vector, context.ledger, reason(node))
+        if name in ("bias", "running_mean"):
+            context.shifted(layout, vector)
     return layout
 
 
@@ -36,17 +38,16 @@ def batch_norm(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Va
         if "instance_norm" in str(node.target):
             others = others[1:]
         layout = normalize_over(context, node, layout, others)
-    if arguments.get("weight") is None:
-        # Nothing behind the division by the standard deviation could take a factor up.
-        context.inhomogeneous(layout)
     names = ("weight", "bias", "running_mean", "running_var")
     result = _affine(context, node, layout, arguments, names, len(layout.dims) - 2)
-    writer = context.writers.get(arguments["input"])
-    if writer is not None and len(arguments["input"].users) == 1 and not live:
-        weight, bias, mean, var = (context.key(arguments.get(name)) for name in names)
-        if mean is not None and var is not None:
-            norm = Norm(weight, bias, mean, var, float(arguments["eps"]))
-            context.norms.setdefault(writer.weight, []).append(norm)
+    writer = context.writers.get(arguments["input"]) if len(arguments["input"].users) == 1 and not live else None
+    weight, bias, mean, var = (context.key(arguments.get(name)) for name in names)
+    if writer is None or writer.depthwise or weight is None:
+        # Fixed statistics undo a factor on what comes in; right behind a producer, scale and shift take it up instead.
+        context.inhomogeneous(layout)
+    if writer is not None and mean is not None and var is not None:
+        norm = Norm(weight, bias, mean, var, float(arguments["eps"]))
+        context.norms.setdefault(writer.weight, []).append(norm)
     return result
 
 

@@ -49,15 +49,12 @@ def _sum(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     """Addition and subtraction: homogeneous if every summand carries the channels (not a constant)."""
     operands = [arguments["self"], arguments["other"]]
     layout = _meet(context, node, operands)
-    rank = len(layout.dims)
     for operand in operands:
-        if operand == 0:
-            continue
-        mine = context.layout(operand)
-        carried = {rank - len(mine.dims) + d for d, legs in enumerate(mine.dims) if any(mine.block_of(e) for e in legs)}
-        for block in layout.blocks:
-            if not any(set(legs) & set(block.free) and d in carried for d, legs in enumerate(layout.dims)):
-                context.ledger.note_inhomogeneous(block.labels)
+        if operand != 0:
+            context.shifted(layout, context.layout(operand))
+    if all(isinstance(operand, fx.Node) and context.is_derived(operand) for operand in operands):
+        # A weight that is the sum of several: each of them would have to take the factor up.
+        context.inhomogeneous(layout)
     return layout
 
 

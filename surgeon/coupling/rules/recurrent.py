@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import fx
 
-from surgeon.coupling.axes import Layout, collapse, mix_dims, reshape, rigid_layout, size_of
+from surgeon.coupling.axes import Kind, Layout, collapse, mix_dims, reshape, rigid_layout, size_of
 from surgeon.coupling.combine import combine, concatenate, contract
 from surgeon.coupling.context import Context, Rule, Value, plain, reason
 
@@ -17,7 +17,13 @@ def lstm(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     parameters = list(arguments["params"])
     directions = 2 if arguments["bidirectional"] else 1
     per_cell = 4 if arguments["has_biases"] else 2
-    if len(parameters) != per_cell * directions * arguments["num_layers"] or any(n.users for n in _states(node)):
+    given = [context.layout(state) for state in arguments["hx"]]
+    started = any(leg.kind is not Kind.UNIFORM for state in given for leg in state.dims[-1])
+    if (
+        started
+        or len(parameters) != per_cell * directions * arguments["num_layers"]
+        or any(n.users for n in _states(node))
+    ):
         for argument in node.all_input_nodes:
             context.freeze(argument, node)
         return (rigid_layout(tuple(node.meta["val"][0].shape), "the output of an LSTM"), *states)
