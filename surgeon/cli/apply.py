@@ -1,5 +1,6 @@
 """`surgeon apply CHECKPOINT --method NAME`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def command(
     if every is not None:
         options["every"] = str(every)
     from surgeon.cli import render
+    from surgeon.operate.record import plan_dict
     from surgeon.operate.run import Job, plan_job, run_job
     from surgeon.tuning import TuningConfig
 
@@ -118,7 +120,11 @@ def command(
         workers=values["workers"],
     )
     if dry_run:
-        render.plan_table(plan_job(job, render.progress))
+        planned = plan_job(job, render.progress)
+        if as_json:
+            render.echo(json.dumps(plan_dict(planned), indent=2, default=str))
+        else:
+            render.plan_table(planned)
         return
     record = run_job(job, track=render.progress, on_stage=render.stage_line, on_epoch=render.epoch_line, say=render.say)
     render.record_table(record, to_stderr=as_json)

@@ -39,7 +39,10 @@ arch_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout; all else goes to stderr.")
 layers_option = click.option(
-    "--layers", multiple=True, metavar="PATTERN", help="Module names or globs, e.g. layer4 or 'stages.3.*.conv2'."
+    "--layers",
+    multiple=True,
+    metavar="PATTERN",
+    help="Module names or globs, e.g. layer4 or 'stages.3.*.conv2'.",
 )
 
 

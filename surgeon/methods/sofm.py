@@ -35,7 +35,7 @@ class SofmConfig:
     )
     consumers: Literal["random", "zero"] = option(
         "random",
-        "columns that read the new channels: random, or zero so that the function does not change",
+        "columns that read the new channels: random, or zero so that they do not reach the output before they learn",
         paper="random",
     )
     every: int | None = option(

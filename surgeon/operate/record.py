@@ -116,6 +116,18 @@ def edit_rows(plan: Plan, epoch: int | None = None) -> tuple[dict[str, Any], ...
     return tuple(rows)
 
 
+def plan_dict(plan: Plan) -> dict[str, Any]:
+    """Return a plan as JSON types: what a dry run prints."""
+    return {
+        "method": plan.method,
+        "options": dict(plan.options),
+        "targets": list(plan.targets),
+        "edits": list(edit_rows(plan)),
+        "figures": dict(plan.figures),
+        "skipped": list(plan.skipped),
+    }
+
+
 def ranges(positions: list[int]) -> str:
     """Return sorted positions as text, runs shortened: `0-3,7`."""
     parts: list[str] = []

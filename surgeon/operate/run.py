@@ -19,6 +19,8 @@ from surgeon.operate.apply import OnEpoch, OnStage, apply, find_method, num_outp
 from surgeon.operate.record import Record, Stage
 from surgeon.progress import Track
 from surgeon.tuning import TuningConfig, make_accelerator
+from surgeon.tuning.optimizer import create_optimizer
+from surgeon.tuning.schedule import create_schedule
 
 OpenImages = Callable[[nn.Module], ImageData]
 
@@ -85,6 +87,7 @@ def plan_job(job: Job, track: Track) -> Plan:
     Raises:
         SurgeonError: its inputs cannot be used; see `apply`.
     """
+    _check_outputs(job)
     model, _ = _open(job)
     data = _images(job, model)
     calibration = None if data is None else _loader(job, data.calibration)
@@ -109,11 +112,9 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
     Raises:
         SurgeonError: its inputs cannot be used, or its outputs not be written; see `apply`.
     """
-    for path in (job.result, job.record, job.best):
-        refuse_existing(path, job.overwrite)
-    if job.result.resolve() == job.checkpoint.resolve():
-        raise OutputError(f"The output {job.result} is the input itself.", "Give another name with -o.")
+    _check_outputs(job)
     model, checkpoint = _open(job)
+    _check_tuning(job, model)
     data = _images(job, model)
     for note in () if data is None else data.notes:
         say(note)
@@ -147,18 +148,41 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
     )
     if not record.edits:
         raise PlanError("The run edited nothing, so there is nothing to write.", "Choose other layers or options.")
+    remarks = [f"The best epoch was {epoch + 1}; its weights are in {job.best}." for epoch, _ in best]
+    remarks += _loss_of_accuracy(record)
     record = dataclasses.replace(
         record,
         checkpoint={"path": str(job.checkpoint), "sha256": checkpoint.sha256},
         output=str(job.result),
-        notes=(
-            *record.notes,
-            *(() if data is None else data.notes),
-            *(f"The best epoch was {epoch + 1}; its weights are in {job.best}." for epoch, _ in best),
-        ),
+        notes=(*record.notes, *(() if data is None else data.notes), *remarks),
     )
     _write(job, model, record, [state for _, state in best])
+    for remark in remarks:
+        say(remark)
     return record
+
+
+def _check_outputs(job: Job) -> None:
+    """Refuse outputs that could not be written, before any work is done.
+
+    Raises:
+        OutputError: a path exists, is the input, or is not for .safetensors.
+    """
+    if job.result.suffix.lower() != ".safetensors":
+        raise OutputError(
+            f"The output {job.result} has the suffix {job.result.suffix or '(none)'}, and results are safetensors.",
+            "Give a name that ends in .safetensors with -o.",
+        )
+    if job.result.resolve() == job.checkpoint.resolve():
+        raise OutputError(f"The output {job.result} is the input itself.", "Give another name with -o.")
+    for path in (job.result, job.record, job.best):
+        refuse_existing(path, job.overwrite)
+
+
+def _check_tuning(job: Job, model: nn.Module) -> None:
+    """Refuse an optimizer or a schedule that cannot be made, before any work is done."""
+    if job.images is not None and job.epochs:
+        create_schedule(create_optimizer(model, job.tuning), job.tuning, 1)
 
 
 def _open(job: Job) -> tuple[nn.Module, Checkpoint]:
@@ -198,6 +222,14 @@ def _teacher(job: Job) -> nn.Module | str | None:
     return load(Path(job.teacher), job.arch)
 
 
+def _loss_of_accuracy(record: Record) -> list[str]:
+    """Return a remark where the result answers worse than the checkpoint as it came."""
+    first, last = record.stages[0].top1, record.stages[-1].top1
+    if first is None or last is None or last >= first:
+        return []
+    return [f"The result is worse than the input: top-1 fell from {first:.2f} % to {last:.2f} %."]
+
+
 def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, torch.Tensor]]) -> None:
     core = {key: value for key, value in record.to_dict().items() if key not in ("edits", "epochs", "skipped")}
     header = {"surgeon": json.dumps(core, default=str)}
@@ -207,3 +239,6 @@ def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, 
     for state in best:
         model.load_state_dict(state)
         save(job.best, model, metadata=header, overwrite=job.overwrite)
+    if not best:
+        # Permitted by --overwrite: weights of an earlier run must not stand beside this one's result.
+        job.best.unlink(missing_ok=True)

@@ -98,6 +98,16 @@ def test_dry_run_prints_every_tensor_and_writes_nothing(
     assert list(checkpoint.parent.iterdir()) == [checkpoint]
 
 
+def test_a_dry_run_is_json_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checkpoint: Path
+) -> None:
+    arguments = ["--method", "sofm", "--layers", "layer3.2.conv1", "--arch", ARCH, *QUICK, "--dry-run", "--json"]
+    assert call(monkeypatch, "apply", checkpoint, *arguments) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["targets"] == ["layer3.2.conv1"]
+    assert {row["what"] for row in shown["edits"]} == {"averaged", "re-initialized"}
+
+
 def test_a_recipe_holds_any_option_and_the_command_line_wins(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +150,8 @@ def test_a_recipe_holds_any_option_and_the_command_line_wins(
         (["--method", "sofm", "--data", "missing-folder"], "missing-folder"),
         (["--method", "sofm", "--input-size", "a,b", *QUICK], "--input-size"),
         (["--method", "sofm", *QUICK, "--opt", "nonsense"], "nonsense"),
+        (["--method", "sofm", *QUICK, "--sched", "nonsense"], "nonsense"),
+        (["--method", "sofm", *QUICK, "-o", "out.pth"], "suffix .pth"),
     ],
 )
 def test_refusals_say_what_and_what_to_do(
