@@ -13,6 +13,7 @@ import torchvision
 import zoo_plot
 from zoo_catalogue import Entry
 from zoo_results import Results
+from zoo_worker import fingerprint
 
 Row = dict[str, Any]
 Rows = Mapping[str, Row]
@@ -64,7 +65,7 @@ def write(entries: Sequence[Entry], results: Results, folder: Path, report: Path
         _time(rows.values(), synthetic, picture.name),
         _families(rows.values()),
         _reasons(rows.values()),
-        _peers(peers, rows),
+        _peers(peers, len({entry.family for entry in entries})),
     ]
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text("\n".join(section for section in sections if section))
@@ -86,6 +87,7 @@ def _totals(entries: Sequence[Entry], rows: Rows) -> str:
     conv_families, linear_families = _by_kind(traced)
     body = [
         ("architectures", "all", f"{len(found)} of {len(entries)} ({status['failed']} failed)"),
+        ("measured with the present tracer", "all", f"{_present(found)} of {len(found)}"),
         ("traced", "every one", f"{len(traced)} of {len(found)}"),
         ("proven", "every one up to 100 M parameters", f"{status['proven']}, and {status['traced only']} traced only"),
         ("proofs that fail", "0", str(len(failed_proofs))),
@@ -95,8 +97,19 @@ def _totals(entries: Sequence[Entry], rows: Rows) -> str:
         ("median seconds", "≤ 1", f"{median(seconds):.2f}"),
         ("longest seconds", "≤ 20", f"{max(seconds):.2f}"),
         ("median share of torch.export in them", "", f"{_export_share(traced):.0%}"),
+        ("median of wall clock over processor time, 1 on an idle machine", "", f"{_load(traced):.1f}"),
     ]
     return "## Against the goals\n\n" + _table(("", "goal", "result"), body)
+
+
+def _present(rows: Iterable[Row]) -> int:
+    """Return how many results are of the tracer as it is now; the others are of an earlier state of its source."""
+    tracer = fingerprint()
+    return sum(row.get("tracer") == tracer for row in rows)
+
+
+def _load(rows: Iterable[Row]) -> float:
+    return median([row["wall"] / row["seconds"] for row in rows if row["seconds"] > 0] or [1.0])
 
 
 def _export_share(rows: Iterable[Row]) -> float:
@@ -212,7 +225,7 @@ def _reasons(rows: Iterable[Row]) -> str:
     return "## Why channels are frozen\n\n" + _table(("reason", "channels", "architectures"), body) + note
 
 
-def _peers(peers: Rows, rows: Rows) -> str:
+def _peers(peers: Rows, families: int) -> str:
     if not peers:
         return ""
     found = list(peers.values())
@@ -220,9 +233,9 @@ def _peers(peers: Rows, rows: Rows) -> str:
     both = [row for row in found if row["builds"] and row["traces"]]
     text = (
         "## Beside Torch-Pruning\n\n"
-        f"The smallest architecture of every family ({len(found)}), the same network and image size for both, at most "
-        "60 s of processor time each. Torch-Pruning: its base pruner with its default settings, told which layer "
-        "classifies, removes a quarter of the channels once; then the network is run.\n\n"
+        f"The smallest architecture of {len(found)} of the {families} families, the same network and image size for "
+        "both. Torch-Pruning has at most 60 s of processor time; its base pruner with its default settings, told which "
+        "layer classifies, removes a quarter of the channels once; then the network is run.\n\n"
         f"- Torch-Pruning builds {counts['builds']}, prunes {counts['prunes']}, "
         f"and {counts['runs']} networks run afterwards.\n"
         f"- surgeon traces {counts['traces']} and proves {counts['proves']}.\n"
