@@ -151,12 +151,17 @@ def _judge(entry: zoo_catalogue.Entry, specimen: zoo_catalogue.Specimen, graph: 
     if entry.parameters > LARGEST_PROOF:
         return {"status": "traced only"}
     proof = proven(specimen, graph)
-    outcome = {"difference": proof.difference, "counter_difference": proof.counter_difference}
+    outcome = {
+        "difference": proof.difference,
+        "counter_difference": proof.counter_difference,
+        "rescaled_difference": proof.rescaled_difference,
+        "factors": proof.factors,
+    }
     if not graph.groups:
         return outcome | {"message": "The graph has no free group, so that there is nothing to prove."}
     if not proof.holds:
         moved = f"permuting {proof.counter_member} alone gives {proof.counter_difference}"
-        return outcome | {"message": f"The proof does not hold: difference {proof.difference}; {moved}."}
+        return outcome | {"message": f"The proof does not hold: difference {proof.largest}; {moved}."}
     return outcome | {"status": "proven"}
 
 

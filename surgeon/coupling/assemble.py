@@ -1,13 +1,13 @@
 """Write the solved channels down as the nouns of the graph: groups, members, frozen axes, module outputs."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from surgeon.coupling.context import Context
-from surgeon.coupling.graph import ChannelGroup, CouplingGraph, FrozenAxis, Member, Role, Writer
+from surgeon.coupling.graph import ChannelGroup, CouplingGraph, FrozenAxis, Layer, Member, Role, Scaling, Writer
 from surgeon.coupling.ledger import AxisKey, Elements, Ledger
 from surgeon.coupling.outputs import Handed, Outputs
 from surgeon.coupling.rules.contraction import KERNEL
@@ -19,6 +19,7 @@ def assemble(
     solution: Solution,
     contexts: Sequence[Context],
     outputs: Mapping[str, Handed],
+    solve_scaling: Callable[[], Scaling],
 ) -> CouplingGraph:
     """Return the coupling graph of a solved network.
 
@@ -27,6 +28,7 @@ def assemble(
         solution: their solution.
         contexts: what the walks learnt about roles and BatchNorms, in order.
         outputs: what every module hands on, in execution order.
+        solve_scaling: works out which factors can be moved.
     """
     channel_index = _channel_indices(ledger, solution)
     roles, names = _roles(ledger, solution, contexts)
@@ -64,7 +66,8 @@ def assemble(
             ),
         )
     shown = Outputs(outputs, contexts[0].parameters, solution, channel_index, groups)
-    return CouplingGraph(tuple(groups.values()), tuple(frozen), shown)
+    norms = {name: norm for context in contexts for name, norm in context.batch_norms.items()}
+    return CouplingGraph(tuple(groups.values()), tuple(frozen), shown, _layers(contexts, writers), norms, solve_scaling)
 
 
 def _channel_indices(ledger: Ledger, solution: Solution) -> np.ndarray:
@@ -138,6 +141,20 @@ def _writers(contexts: Sequence[Context]) -> dict[str, Writer]:
             shared = len(norms) == uses[weight.weight] and len(set(norms)) == 1
             result.setdefault(weight.weight, Writer(weight.weight, weight.bias, norms[0] if shared else None))
     return result
+
+
+def _layers(contexts: Sequence[Context], writers: Mapping[str, Writer]) -> tuple[Layer, ...]:
+    """Return every convolution and linear layer once, with the positions of all its uses in evaluation."""
+    layers: dict[str, Layer] = {}
+    for context in contexts:
+        known = set(layers)
+        for use in context.uses:
+            place = use.weight or use.module
+            writer = None if use.weight is None else writers.get(use.weight, Writer(use.weight, None, None))
+            positions = use.positions + (layers[place].positions if place in layers else 0)
+            if place not in known:
+                layers[place] = Layer(use.module, writer, use.filters, use.groups, use.convolution, positions)
+    return tuple(layers.values())
 
 
 def _homogeneous_groups(solution: Solution) -> set[int]:

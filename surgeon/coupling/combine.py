@@ -1,9 +1,7 @@
-"""What happens where two tensors meet: position by position (`combine`), or one after the other (`concatenate`)."""
+"""What happens where tensors meet: position by position (`combine`), or in a sum of products (`contract`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from surgeon.coupling.axes import (
     Block,
@@ -11,19 +9,14 @@ from surgeon.coupling.axes import (
     Layout,
     Leg,
     collapse,
-    freeze_all,
     index_along,
-    merge_dim,
-    permute,
     preferred,
     reduce,
-    refine,
-    rigid_dim,
     size_of,
     with_own_legs,
-    without_dims,
 )
 from surgeon.coupling.ledger import Ledger
+from surgeon.coupling.views import permute, refine, without_dims
 
 
 @dataclass
@@ -38,18 +31,21 @@ class _Meeting:
     reason: str
     pairs: list[tuple[Leg | None, Leg | None]]
     larger: int
+    sizes: list[int] = field(init=False)
     kinds: list[Kind] = field(init=False)
     meanings: list[str] = field(init=False)
     done: set[int] = field(default_factory=set)
     result: list[tuple[list[int], Block]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.sizes = []
         self.kinds = []
         self.meanings = []
         for pair in self.pairs:
             present = [leg for leg in pair if leg is not None]
             rigid = next((leg for leg in present if leg.kind is Kind.RIGID), None)
             free = any(leg.kind is Kind.FREE for leg in present)
+            self.sizes.append(present[0].size)
             self.kinds.append(Kind.RIGID if rigid else Kind.FREE if free else Kind.UNIFORM)
             self.meanings.append(rigid.meaning if rigid else "")
         self.place = {leg: index for index, pair in enumerate(self.pairs) for leg in pair if leg is not None}
@@ -130,7 +126,7 @@ def _meet(meeting: _Meeting, side: int, block: Block, undecided: list[tuple[int,
         return
     shared_places = {place[leg] for leg in shared}
     partners = [other for other in others if shared_places & {place[leg] for leg in other.free}]
-    if len(partners) == 1 and {place[leg] for leg in partners[0].free} == shared_places:
+    if len(partners) == 1 and shared_places in (_free_places(meeting, partners[0]), _open_places(meeting, partners[0])):
         _unite_nested(meeting, side, block, partners[0], shared, absent, rigid)
     else:
         _keep_own(meeting, block, [other for _, other in undecided])
@@ -161,6 +157,11 @@ def _keep_own(meeting: _Meeting, block: Block, undecided: Sequence[Block]) -> No
 
 def _free_places(meeting: _Meeting, block: Block) -> set[int]:
     return {meeting.place[leg] for leg in block.free}
+
+
+def _open_places(meeting: _Meeting, block: Block) -> set[int]:
+    """Return where a block's free legs meet nothing rigid."""
+    return {place for place in _free_places(meeting, block) if meeting.kinds[place] is not Kind.RIGID}
 
 
 def _unite_equal(meeting: _Meeting, side: int, block: Block, other: Block) -> None:
@@ -198,6 +199,9 @@ def _unite_nested(
         meeting.ledger.separate(block.labels, index_along(block, [*shared, *rigid]))
         meeting.keep(block)
         return
+    fixed = [leg for leg in inner.free if meeting.kinds[place[leg]] is Kind.RIGID]
+    if fixed:
+        meeting.ledger.separate(inner.labels, index_along(inner, fixed))
     common = {place[leg] for leg in block.legs} & {place[leg] for leg in inner.legs}
     meeting.fix([*absent, *rigid], "copies of a channel")
     small = collapse(block, [leg for leg in block.legs if place[leg] not in common], meeting.ledger)
@@ -209,8 +213,8 @@ def _unite_nested(
 
 def _finish(meeting: _Meeting, places: list[range]) -> Layout:
     legs = [
-        Leg((mine or yours).size, kind, meaning)  # type: ignore[union-attr]
-        for (mine, yours), kind, meaning in zip(meeting.pairs, meeting.kinds, meeting.meanings, strict=True)
+        Leg(size, kind, meaning)
+        for size, kind, meaning in zip(meeting.sizes, meeting.kinds, meeting.meanings, strict=True)
     ]
     blocks = []
     for indices, block in meeting.result:
@@ -218,137 +222,6 @@ def _finish(meeting: _Meeting, places: list[range]) -> Layout:
         if built.free:
             blocks.append(built)
     return Layout(tuple(tuple(legs[index] for index in group) for group in places), tuple(blocks))
-
-
-def concatenate(layouts: Sequence[Layout], dim: int, ledger: Ledger, reason: str) -> Layout:
-    """Return the layout of several tensors joined along `dim`.
-
-    Channels along `dim` stay free, each in its own place; what lies along the other dimensions meets and is united.
-    Rigid pieces along `dim` become frozen channels, uniform ones (zero padding) channels that hold a constant; those of
-    one meaning hold the same constant.
-    """
-    plain = reason.format(detail="")
-    pieces: list[Layout] = []
-    along: list[Leg | None] = []
-    for layout in layouts:
-        piece, leg = merge_dim(layout, dim, ledger, plain)
-        pieces.append(piece)
-        along.append(leg)
-    owners = [piece.block_of(leg) if leg is not None else None for piece, leg in zip(pieces, along, strict=True)]
-    stacked = all(leg is None for leg in along)
-    if stacked or any(owner is not None and len(owner.legs) > 1 for owner in owners):
-        joined = _join_blocks(pieces, along, dim, ledger, reason)
-        if joined is not None:
-            return joined
-        if not stacked:
-            frozen = [freeze_all(piece, ledger, plain, "a channel among others of another kind") for piece in pieces]
-            return concatenate(frozen, dim, ledger, reason)
-    rest = _meet_outside(pieces, along, owners, dim, ledger, reason)
-    if not any(owners):
-        total = sum(leg.size if leg is not None else 1 for leg in along)
-        everywhere = (leg for piece in pieces for legs in piece.dims for leg in legs)
-        meanings = [leg.meaning for leg in (*along, *everywhere) if leg is not None and leg.meaning]
-        merged_dim = rigid_dim(total, meanings[0] if meanings else "positions of joined tensors")
-        return Layout(tuple(merged_dim if d == dim else legs for d, legs in enumerate(rest.dims)), rest.blocks)
-    labels = []
-    alike: dict[str, list[np.ndarray]] = {}
-    for index, (leg, owner) in enumerate(zip(along, owners, strict=True)):
-        labels.append(owner.labels if owner is not None else ledger.fresh(leg.size if leg is not None else 1))
-        if owner is None and leg is not None and leg.kind is Kind.UNIFORM:
-            alike.setdefault(leg.meaning or f"piece {index}", []).append(labels[-1])
-        elif owner is None:
-            meaning = leg.meaning if leg is not None and leg.meaning else "positions that are no channels"
-            ledger.freeze(labels[-1], reason.format(detail=f": they meet {meaning}"))
-    for constants in alike.values():
-        ledger.separate(np.concatenate(constants))
-    everything = ledger.distinct(np.concatenate(labels))
-    merged = Leg(everything.size, Kind.FREE)
-    dims = tuple((merged,) if d == dim else legs for d, legs in enumerate(rest.dims))
-    return Layout(dims, (*rest.blocks, Block((merged,), everything)))
-
-
-def _meet_outside(
-    pieces: Sequence[Layout],
-    along: Sequence[Leg | None],
-    owners: Sequence[Block | None],
-    dim: int,
-    ledger: Ledger,
-    reason: str,
-) -> Layout:
-    """Return what the pieces have in common outside `dim`, which gets size 1."""
-    rest: Layout | None = None
-    for piece, leg, owner in zip(pieces, along, owners, strict=True):
-        blocks = tuple(
-            collapse(block, [leg], ledger) if leg is not None and leg in block.legs else block
-            for block in piece.blocks
-            if block is not owner
-        )
-        outside = Layout(tuple(() if d == dim else legs for d, legs in enumerate(piece.dims)), blocks)
-        rest = outside if rest is None else combine(rest, outside, ledger, reason)
-    assert rest is not None
-    return rest
-
-
-def _join_blocks(
-    pieces: Sequence[Layout], along: Sequence[Leg | None], dim: int, ledger: Ledger, reason: str
-) -> Layout | None:
-    """Join pieces that each carry one block of the same outline, so that every piece keeps its own channels.
-
-    The block may lie along `dim` and others, or (a stack) only along others. None where the pieces' outlines differ.
-    """
-    constant = [_is_constant(piece, leg) for piece, leg in zip(pieces, along, strict=True)]
-    outlines = [_outline(p, leg, dim) for p, leg, same in zip(pieces, along, constant, strict=True) if not same]
-    if not outlines or outlines[0] is None or any(outline != outlines[0] for outline in outlines):
-        return None
-    other_sizes = [
-        next(piece for piece, same in zip(pieces, constant, strict=True) if not same).dims[d][i].size
-        for (d, i), _ in sorted(outlines[0][1], key=lambda entry: entry[0])
-    ]
-    labels = []
-    for piece, leg, same in zip(pieces, along, constant, strict=True):
-        if same:
-            assert leg is not None
-            labels.append(ledger.fresh(leg.size, *other_sizes))
-            ledger.separate(labels[-1])
-            continue
-        block = piece.blocks[0]
-        where = _places(piece)
-        order = sorted(
-            (i for i, other in enumerate(block.legs) if other is not leg), key=lambda i: where[block.legs[i]]
-        )
-        if leg is None:
-            labels.append(block.labels.transpose(order)[None])
-        else:
-            labels.append(block.labels.transpose([block.legs.index(leg), *order]))
-    skeletons = [Layout(tuple(() if d == dim else legs for d, legs in enumerate(p.dims))) for p in pieces]
-    rest = skeletons[0]
-    for other in skeletons[1:]:
-        rest = combine(rest, other, ledger, reason)
-    joined = ledger.distinct(np.concatenate(labels))
-    merged = Leg(joined.shape[0], Kind.FREE)
-    legs = [rest.dims[d][i] for (d, i), _ in sorted(outlines[0][1], key=lambda entry: entry[0])]
-    dims = tuple((merged,) if d == dim else dim_legs for d, dim_legs in enumerate(rest.dims))
-    return Layout(dims, (Block((merged, *legs), joined),))
-
-
-def _is_constant(layout: Layout, leg: Leg | None) -> bool:
-    """Return whether a piece holds one number everywhere (padding)."""
-    return leg is not None and all(other.kind is Kind.UNIFORM for legs in layout.dims for other in legs)
-
-
-def _places(layout: Layout) -> dict[Leg, tuple[int, int]]:
-    return {leg: (d, i) for d, legs in enumerate(layout.dims) for i, leg in enumerate(legs)}
-
-
-def _outline(
-    layout: Layout, along: Leg | None, dim: int
-) -> tuple[tuple[tuple[int, ...], ...], frozenset[tuple[tuple[int, int], Kind]]] | None:
-    """Return the sizes of the legs outside `dim` and where the only block's legs lie; None for another structure."""
-    if len(layout.blocks) != 1 or (along is not None and along not in layout.blocks[0].free):
-        return None
-    where = _places(layout)
-    sizes = tuple(tuple(leg.size for leg in legs) for d, legs in enumerate(layout.dims) if d != dim)
-    return sizes, frozenset((where[leg], leg.kind) for leg in layout.blocks[0].legs if leg is not along)
 
 
 def contract(
@@ -371,12 +244,14 @@ def contract(
         spread = Layout(tuple(next(dims) if letter in present else () for letter in letters), ordered.blocks)
         total = spread if total is None else combine(total, spread, ledger, reason)
     assert total is not None
-    _note_plain_sums(operands, output, ledger)
+    _note_plain_sums(operands, output, ledger, reason.format(detail=" as it sums them"))
     summed = range(len(output), len(letters))
     return without_dims(reduce(total, summed, ledger, reason.format(detail="")), summed)
 
 
-def _note_plain_sums(operands: Sequence[tuple[Layout, Sequence[str]]], output: Sequence[str], ledger: Ledger) -> None:
+def _note_plain_sums(
+    operands: Sequence[tuple[Layout, Sequence[str]]], output: Sequence[str], ledger: Ledger, reason: str
+) -> None:
     """State that channels are inhomogeneous if they are summed without a weight that could take a factor up."""
     for layout, names in operands:
         others = {
@@ -389,4 +264,4 @@ def _note_plain_sums(operands: Sequence[tuple[Layout, Sequence[str]]], output: S
         for block in layout.blocks:
             here = {name for legs, name in zip(layout.dims, names, strict=True) if set(legs) & set(block.free)}
             if not here & (others | set(output)):
-                ledger.note_inhomogeneous(block.labels)
+                ledger.note_inhomogeneous(block.labels, reason)

@@ -23,6 +23,18 @@ class Weight:
     depthwise: bool = False
 
 
+@dataclass(frozen=True)
+class Use:
+    """One call of a convolution or linear layer: its module, weight (None if computed), and how it is applied."""
+
+    module: str
+    weight: str | None
+    filters: int
+    groups: int
+    convolution: bool
+    positions: int
+
+
 @dataclass
 class Context:
     """The state of one walk: layouts of the nodes so far, and what is known about parameters.
@@ -34,8 +46,14 @@ class Context:
         derived: nodes that depend on parameters and constants only, never on the input.
         roles: (elements, role, module) in the order in which operations used parameters.
         module: path of the module whose operation is being interpreted.
+        operation: name of that operation.
+        scaling: the walk is about factors, which a BatchNorm or a depthwise kernel takes up anew, not about places.
         writers: for every convolution or linear node, its weight.
         norms: for every weight, the BatchNorms right behind it, one for each use that has one.
+        uses: every call of a convolution or linear layer, in order.
+        batch_norms: every BatchNorm by module.
+        takers: for a walk about factors, the parameter axes that take one up: whether they are divided by it.
+        reads: for such a walk, the elements by which a depthwise kernel reads its channels, by the kernel's key.
     """
 
     ledger: Ledger
@@ -45,7 +63,18 @@ class Context:
     roles: list[tuple[Elements, Role, str]] = field(default_factory=list)
     writers: dict[fx.Node, Weight] = field(default_factory=dict)
     norms: dict[str, list[Norm]] = field(default_factory=dict)
+    uses: list[Use] = field(default_factory=list)
+    batch_norms: dict[str, Norm] = field(default_factory=dict)
+    takers: dict[tuple[str, int], set[bool]] = field(default_factory=dict)
+    reads: dict[str, Elements] = field(default_factory=dict)
     module: str = ""
+    operation: str = ""
+    scaling: bool = False
+
+    @property
+    def bend(self) -> str:
+        """The sentence for channels whose factor does not survive the operation that is being interpreted."""
+        return f"In {self.module or 'the network itself'}, {self.operation} is not positively homogeneous in them."
 
     def layout(self, argument: Any) -> Layout:
         """Return the layout of an argument; a number (or nothing) has no dimensions."""
@@ -75,6 +104,12 @@ class Context:
             if legs & set(block.free):
                 self.roles.append((block.labels.ravel(), role, self.module))
 
+    def take(self, argument: Any, dim: int, *, divided: bool) -> None:
+        """State that an axis of a parameter takes a channel's factor up, or is divided by it."""
+        key = self.key(argument)
+        if key is not None:
+            self.takers.setdefault((key, dim), set()).add(divided)
+
     def freeze(self, argument: Any, node: fx.Node, why: str = "") -> Layout:
         """Freeze all channels of an argument and return its layout without them."""
         return freeze_all(self.layout(argument), self.ledger, why or plain(node), f"the result of {op_name(node)}")
@@ -89,13 +124,13 @@ class Context:
         }
         for block in result.blocks:
             if not any(set(legs) & set(block.free) and dim in carried for dim, legs in enumerate(result.dims)):
-                self.ledger.note_inhomogeneous(block.labels)
+                self.ledger.note_inhomogeneous(block.labels, self.bend)
 
     def inhomogeneous(self, *layouts: Layout) -> None:
         """State that the channels of these layouts go through something that is not positively homogeneous."""
         for layout in layouts:
             for block in layout.blocks:
-                self.ledger.note_inhomogeneous(block.labels)
+                self.ledger.note_inhomogeneous(block.labels, self.bend)
 
 
 Rule = Callable[[Context, fx.Node, dict[str, Any]], Value]
@@ -138,3 +173,19 @@ def result_shape(node: fx.Node) -> tuple[int, ...]:
     shape = shape_of(node)
     assert shape is not None, f"{node} has no tensor value"
     return shape
+
+
+def schema_of(node: fx.Node) -> torch.FunctionSchema:
+    """Return the schema of an ATen call."""
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload), f"{node} is no ATen call"
+    return target._schema
+
+
+def bound_arguments(node: fx.Node) -> dict[str, Any]:
+    """Return the arguments of an ATen call by name, defaults included."""
+    schema = schema_of(node)
+    bound = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
+    bound.update(zip((argument.name for argument in schema.arguments), node.args, strict=False))
+    bound.update(node.kwargs)
+    return bound

@@ -1,6 +1,8 @@
 """The nouns of the coupling graph: which tensor axes carry the same channels, and which are left alone."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
@@ -47,6 +49,61 @@ class Writer:
     weight: str
     bias: str | None
     norm: Norm | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer as the forward pass uses it, whether its channels are free or not.
+
+    Attributes:
+        name: the module that computes it.
+        writer: its weight, bias, and the BatchNorm right behind; None where the weight is computed from other tensors.
+        filters: axis of the weight that counts the filters: 0, or 1 for a transposed convolution.
+        groups: number of groups of a convolution, 1 for a linear layer.
+        convolution: it has a kernel, maybe of size 1.
+        positions: output positions for one image (`h · w` of an image, tokens of a sequence), summed over all uses.
+    """
+
+    name: str
+    writer: Writer | None
+    filters: int
+    groups: int
+    convolution: bool
+    positions: int
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Positions of one tensor axis that take up the factors of a scaling.
+
+    Attributes:
+        tensor: state-dict key.
+        dim: axis.
+        rows: None, or the slice of axis 0 concerned.
+        scale: LongTensor, for every position along `dim` the number of the factor that it takes up, or -1.
+        divided: the positions read the channels, and are divided by the factor; otherwise they write them.
+    """
+
+    tensor: str
+    dim: int
+    rows: slice | None
+    scale: torch.Tensor
+    divided: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """Which positive factors can be moved from the tensors that write channels into those that read them.
+
+    Attributes:
+        size: number of independent factors.
+        parts: every tensor axis that takes factors up.
+        reasons: for every BatchNorm scale (state-dict key) of which some channels have no factor, why.
+    """
+
+    size: int
+    parts: tuple[Part, ...]
+    reasons: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +162,22 @@ class CouplingGraph:
         groups: free groups in execution order.
         frozen: axes that are left alone, with reasons.
         outputs: what each module's output carries.
+        layers: every convolution and linear layer, free or not, in execution order.
+        norms: every BatchNorm by module name, in execution order.
+        solve_scaling: works `scaling` out.
     """
 
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[FrozenAxis, ...]
     outputs: "ModuleOutputs" = field(repr=False)
+    layers: tuple[Layer, ...] = ()
+    norms: Mapping[str, Norm] = field(default_factory=dict)
+    solve_scaling: Callable[[], Scaling] = field(default=lambda: Scaling(0, (), {}), repr=False)
+
+    @cached_property
+    def scaling(self) -> Scaling:
+        """Which factors can be moved from one tensor into another; worked out when first asked for."""
+        return self.solve_scaling()
 
     def at(self, name: str) -> tuple[ChannelGroup, ...]:
         """Return the groups carried by a module's output, e.g. `graph.at("layer4")`: a stage, a block or a layer.

@@ -47,7 +47,7 @@ class Ledger:
         self.size = 0
         self.facts: list[Fact] = []
         self.frozen: list[tuple[Elements, str]] = []
-        self.inhomogeneous: list[Elements] = []
+        self.inhomogeneous: list[tuple[Elements, str]] = []
         self.axes: dict[AxisKey, Elements] = {}
 
     def fresh(self, *shape: int) -> Elements:
@@ -77,9 +77,9 @@ class Ledger:
         """State that these elements keep their places, with the reason as a sentence."""
         self.frozen.append((elements.ravel(), reason))
 
-    def note_inhomogeneous(self, elements: Elements) -> None:
-        """State that an operation on these elements' channels is not positively homogeneous."""
-        self.inhomogeneous.append(elements.ravel())
+    def note_inhomogeneous(self, elements: Elements, reason: str) -> None:
+        """State that an operation on these elements' channels is not positively homogeneous, with it as a sentence."""
+        self.inhomogeneous.append((elements.ravel(), reason))
 
     def copy(self, elements: Elements, *shape: int) -> Elements:
         """Return copies that move with the originals: `elements` broadcast to `shape`, keyed by the copied places."""

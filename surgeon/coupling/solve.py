@@ -43,7 +43,7 @@ ALONE = "No other channel can change places with it."
 
 def solve(ledger: Ledger) -> Solution:
     """Return the channels and groups that the facts of the ledger leave."""
-    channel = _channels(ledger)
+    channel = channels(ledger)
     count = int(channel.max()) + 1 if channel.size else 0
     reasons: dict[str, int] = {}
     reason = np.full(count, -1, dtype=np.int64)
@@ -60,12 +60,12 @@ def solve(ledger: Ledger) -> Solution:
     reason[alone] = reasons.setdefault(ALONE, len(reasons))
     group[alone] = -1
     homogeneous = np.ones(count, dtype=bool)
-    for elements in ledger.inhomogeneous:
+    for elements, _ in ledger.inhomogeneous:
         homogeneous[channel[elements]] = False
     return Solution(channel, partition.rank, group, reason, tuple(reasons), homogeneous)
 
 
-def _channels(ledger: Ledger) -> np.ndarray:
+def channels(ledger: Ledger) -> np.ndarray:
     """Return the connected components of the elements under `unite`."""
     pairs = [fact.columns for fact in ledger.facts if len(fact.columns) == 2]
     if not pairs:

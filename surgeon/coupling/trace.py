@@ -14,23 +14,27 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.utils import _pytree as pytree
 
 from surgeon.coupling.assemble import assemble
 from surgeon.coupling.axes import Layout
+from surgeon.coupling.binding import Binding
 from surgeon.coupling.context import op_name
+from surgeon.coupling.example import fake_arguments
 from surgeon.coupling.graph import CouplingGraph
-from surgeon.coupling.interpret import Binding, walk
+from surgeon.coupling.interpret import walk
 from surgeon.coupling.ledger import Ledger
 from surgeon.coupling.outputs import Handed
+from surgeon.coupling.scaling import find_scaling
 from surgeon.coupling.solve import solve
 from surgeon.errors import TraceError
 
 UNUSED = "The network's forward pass does not use it."
+UNRECORDED = (
+    "The network's forward pass does not use it in evaluation mode, and its forward pass in training mode cannot be "
+    "recorded, so what it reads is unknown."
+)
 OVERLAPPING = "It shares memory with another tensor of another shape."
 Place = tuple[Any, ...]
-GRAY, COLOR = 1, 3
-DEFAULT_INPUT = (COLOR, 224, 224)
 
 
 def trace(model: nn.Module, example_input: Any = None, *, submodule: str | None = None) -> CouplingGraph:
@@ -54,30 +58,32 @@ def trace(model: nn.Module, example_input: Any = None, *, submodule: str | None 
     prefix = f"{submodule}." if submodule else ""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     twin = _twin(root, mode)
-    arguments, keywords = _example(root, example_input, mode)
+    arguments, keywords = fake_arguments(root, example_input, mode)
     program = _export(twin.eval(), arguments, keywords, submodule)
     ledger = Ledger()
     bindings = _bindings(program, root, prefix)
+    graphs = [(program.graph, bindings)]
     contexts = [walk(program.graph, bindings, ledger)]
     outputs = _module_outputs(program.graph, contexts[0].values)
-    unused = _unused(bindings)
+    unused, why = _unused(bindings), UNUSED
     if unused & {prefix + name for name, _ in root.named_parameters()}:
         # Auxiliary heads run in training only, but they read the same channels and must be edited along.
         training = _export_training(twin, arguments, keywords, submodule)
-        if training is not None:
+        if training is None:
+            why = UNRECORDED
+        else:
             bindings = _bindings(training, root, prefix)
+            graphs.append((training.graph, bindings))
             bends = len(ledger.inhomogeneous)
             contexts.append(walk(training.graph, bindings, ledger))
             # The batch statistics of training would make every BatchNorm look inhomogeneous.
             del ledger.inhomogeneous[bends:]
             unused &= _unused(bindings)
-    overlapping = _overlapping(root, prefix)
+    unsafe = {**dict.fromkeys(unused, why), **dict.fromkeys(_overlapping(root, prefix), OVERLAPPING)}
     for key, elements in ledger.axes.items():
-        if key.tensor in overlapping:
-            ledger.freeze(elements, OVERLAPPING)
-        if key.tensor in unused:
-            ledger.freeze(elements, UNUSED)
-    return assemble(ledger, solve(ledger), contexts, outputs)
+        if key.tensor in unsafe:
+            ledger.freeze(elements, unsafe[key.tensor])
+    return assemble(ledger, solve(ledger), contexts, outputs, lambda: find_scaling(graphs, unsafe))
 
 
 def _twin(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
@@ -96,7 +102,7 @@ def _twin(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
                 memo[id(value)] = value.detach().to("cpu", copy=True)
     try:
         twin = copy.deepcopy(model, memo)
-    except (TypeError, RuntimeError, NotImplementedError) as error:
+    except (TypeError, RuntimeError) as error:
         raise TraceError(
             f"The network cannot be copied for tracing: {error}",
             "Remove what cannot be copied (open files, locks, generators) from its modules.",
@@ -109,29 +115,6 @@ def _twin(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
             if not type(hook).__module__.startswith("torch.nn.utils"):
                 del module._forward_pre_hooks[key]
     return twin
-
-
-def _example(model: nn.Module, example: Any, mode: FakeTensorMode) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return fake positional and keyword arguments for the model's forward pass."""
-    if example is None:
-        config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
-        size = config.get("input_size", DEFAULT_INPUT) if isinstance(config, Mapping) else DEFAULT_INPUT
-        first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-        if first is not None and first.in_channels in (GRAY, COLOR):
-            # timm's configuration does not follow `in_chans`.
-            size = (first.in_channels, *size[1:])
-        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        example = torch.empty(2, *size, dtype=dtype, device="meta")
-    arguments = example if isinstance(example, tuple) else () if isinstance(example, Mapping) else (example,)
-    keywords = dict(example) if isinstance(example, Mapping) else {}
-
-    def fake(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        with mode:
-            return torch.empty(leaf.shape, dtype=leaf.dtype)
-
-    return pytree.tree_map(fake, arguments), pytree.tree_map(fake, keywords)
 
 
 def _export(

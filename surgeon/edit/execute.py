@@ -1,17 +1,17 @@
 """Carry out a plan on a network: the only code that writes weights (`permute.py` holds its simplest case)."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 
-from surgeon.coupling.graph import ChannelGroup, Member, Writer
+from surgeon.coupling.graph import Member
 from surgeon.edit.init import fresh_tensor
+from surgeon.edit.mix import Tensors, channels_first, mix
 from surgeon.edit.permute import check_permutation, permute
-from surgeon.edit.plan import Edit, Mix, Plan, Reinitialize, Reorder
+from surgeon.edit.plan import Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Set
+from surgeon.edit.rescale import rescale
 from surgeon.errors import PlanError
 
-Tensors = Mapping[str, torch.Tensor]
+REMEDY = "Make the plan anew for this network."
 
 
 def execute(model: nn.Module, plan: Plan) -> None:
@@ -38,135 +38,77 @@ def _carry_out(model: nn.Module, tensors: Tensors, edit: Edit) -> None:
     if isinstance(edit, Reorder):
         permute(model, edit.group, edit.permutation)
     elif isinstance(edit, Mix):
-        _mix(tensors, edit)
-    else:
+        mix(tensors, edit)
+    elif isinstance(edit, Reinitialize):
         _reinitialize(model, tensors, edit)
+    elif isinstance(edit, Rescale):
+        rescale(tensors, edit.scaling, edit.factors)
+    elif isinstance(edit, Set):
+        tensor = tensors[edit.tensor].data
+        places = torch.unravel_index(edit.entries.to(tensor.device), tensor.shape)
+        tensor[places] = edit.values.to(tensor.device, tensor.dtype)
+    else:
+        tensor = tensors[edit.tensor].data
+        tensor.lerp_(edit.other.to(tensor.device, tensor.dtype), 1 - edit.share)
 
 
 def _check(tensors: Tensors, edit: Edit) -> None:
+    if isinstance(edit, (Rescale, Set, Blend)):
+        _check_values(tensors, edit)
+        return
     for member in edit.group.members:
         _check_member(tensors, member)
     size = edit.group.size
     if isinstance(edit, Reorder):
         check_permutation(edit.group, edit.permutation)
         return
-    channels = edit.channels
-    fits = (
-        channels.dim() == 1
-        and bool(((channels >= 0) & (channels < size)).all())
-        and channels.unique().numel() == len(channels)
-    )
+    fits = _are_places(edit.channels, size)
     if isinstance(edit, Mix):
-        fits = fits and edit.producers.shape == edit.consumers.shape == (len(channels), size)
+        fits = fits and edit.producers.shape == edit.consumers.shape == (len(edit.channels), size)
     if not fits:
-        raise PlanError(
-            f"An edit of '{edit.group.name}' does not fit its {size} channels.", "Make the plan anew for this network."
-        )
+        raise PlanError(f"An edit of '{edit.group.name}' does not fit its {size} channels.", REMEDY)
+
+
+def _are_places(places: torch.Tensor, size: int) -> bool:
+    """Return whether these are different places below `size`."""
+    inside = places.dim() == 1 and bool(((places >= 0) & (places < size)).all())
+    return inside and places.unique().numel() == len(places)
+
+
+def _check_values(tensors: Tensors, edit: Rescale | Set | Blend) -> None:
+    if isinstance(edit, Rescale):
+        for part in edit.scaling.parts:
+            tensor = _known(tensors, part.tensor)
+            if part.dim >= tensor.dim() or tensor.shape[part.dim] != len(part.scale):
+                raise PlanError(f"The plan rescales '{part.tensor}', which has another shape.", REMEDY)
+        factors = edit.factors
+        if factors.shape != (edit.scaling.size,) or not bool(((factors > 0) & factors.isfinite()).all()):
+            raise PlanError("The plan rescales by factors that are not positive numbers.", REMEDY)
+        return
+    tensor = _known(tensors, edit.tensor)
+    if isinstance(edit, Set):
+        fits = edit.values.shape == edit.entries.shape and _are_places(edit.entries, tensor.numel())
+    else:
+        fits = edit.other.shape == tensor.shape and 0 <= edit.share <= 1
+    if not fits:
+        raise PlanError(f"The plan's values for '{edit.tensor}' do not fit its shape {tuple(tensor.shape)}.", REMEDY)
+
+
+def _known(tensors: Tensors, key: str) -> torch.Tensor:
+    if key not in tensors:
+        raise PlanError(f"The plan edits '{key}', which the network does not have.", REMEDY)
+    return tensors[key]
 
 
 def _check_member(tensors: Tensors, member: Member) -> None:
-    remedy = "Make the plan anew for this network."
-    if member.tensor not in tensors:
-        raise PlanError(f"The plan edits '{member.tensor}', which the network does not have.", remedy)
-    shape = tensors[member.tensor].shape
+    shape = _known(tensors, member.tensor).shape
     if member.dim >= len(shape):
-        raise PlanError(f"The plan edits axis {member.dim} of '{member.tensor}', which has {len(shape)} axes.", remedy)
+        raise PlanError(f"The plan edits axis {member.dim} of '{member.tensor}', which has {len(shape)} axes.", REMEDY)
     low, high = int(member.positions.min()), int(member.positions.max())
     if low < 0 or high >= shape[member.dim] or (member.rows is not None and member.rows.stop > shape[0]):
         raise PlanError(
-            f"The plan edits positions of '{member.tensor}' that do not exist in its shape {tuple(shape)}.", remedy
+            f"The plan edits positions of '{member.tensor}' that do not exist in its shape {tuple(shape)}.", REMEDY
         )
-
-
-def _view(tensors: Tensors, member: Member) -> torch.Tensor:
-    """Return the rows of the member's tensor with its axis first; writing to the result writes to the tensor."""
-    tensor = tensors[member.tensor].data
-    return (tensor if member.rows is None else tensor[member.rows]).movedim(member.dim, 0)
-
-
-def _mix(tensors: Tensors, edit: Mix) -> None:
-    # Folded rows come from filters as they are before any column of the same tensor is mixed.
-    folded = _write_folded(tensors, edit) if edit.folded else set()
-    for member in edit.group.members:
-        if (member.tensor, member.dim) in folded:
-            continue
-        view = _view(tensors, member)
-        weights = (edit.consumers if member.role == "consumer" else edit.producers).to(view.device)
-        positions = member.positions.to(view.device)
-        channels = edit.channels.to(view.device)
-        copies = range(positions.shape[1])
-        mixed = [weights @ view[positions[:, copy]].flatten(1 if view.dim() > 1 else 0).double() for copy in copies]
-        for copy, rows in zip(copies, mixed, strict=True):
-            places = positions[channels, copy]
-            view[places] = rows.reshape(len(places), *view.shape[1:]).to(view.dtype)
-
-
-def foldable(group: ChannelGroup) -> tuple[Writer, ...]:
-    """Return the writers whose BatchNorm belongs to them alone, so that both can be mixed as one affine map."""
-    used = [writer.norm.running_mean for writer in group.writers if writer.norm is not None]
-    rows = {member.tensor for member in group.members if member.dim == 0 and member.role != "consumer"}
-    return tuple(
-        writer
-        for writer in group.writers
-        if writer.norm is not None
-        and writer.norm.weight is not None
-        and writer.norm.bias is not None
-        and used.count(writer.norm.running_mean) == 1
-        and writer.weight in rows
-    )
-
-
-def _write_folded(tensors: Tensors, edit: Mix) -> set[tuple[str, int]]:
-    """Mix the affine maps of convolutions with their BatchNorms, and return the tensor axes that are done with it."""
-    done: set[tuple[str, int]] = set()
-    writes: list[tuple[str, torch.Tensor, torch.Tensor]] = []
-    for writer in foldable(edit.group):
-        member = next(m for m in edit.group.members if m.tensor == writer.weight and m.dim == 0)
-        for copy in range(member.positions.shape[1]):
-            rows = member.positions[:, copy]
-            places = rows[edit.channels]
-            writes += [(key, places, values) for key, values in _folded_values(tensors, writer, rows, edit.producers)]
-    for key, places, values in writes:
-        tensor = tensors[key].data
-        tensor[places.to(tensor.device)] = values.reshape(-1, *tensor.shape[1:]).to(tensor.device, tensor.dtype)
-        done.add((key, 0))
-    return done
-
-
-def _folded_values(
-    tensors: Tensors, writer: Writer, rows: torch.Tensor, mix: torch.Tensor
-) -> list[tuple[str, torch.Tensor]]:
-    """Return new rows for a convolution and its BatchNorm such that their common affine map is the mixed one.
-
-    With s = γ/√(σ²+ε), a channel computes s·(W x + b − μ) + β. The mixed channel keeps the mean of |γ|, μ, σ² and b;
-    its filter and shift are those that give the mean of the maps.
-    """
-    norm = writer.norm
-    assert norm is not None
-    assert norm.weight is not None
-    assert norm.bias is not None
-
-    def read(key: str) -> torch.Tensor:
-        return tensors[key].data.cpu().double()[rows]
-
-    gamma, beta, mean, variance = (read(key) for key in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
-    filters = read(writer.weight).flatten(1)
-    bias = torch.zeros_like(beta) if writer.bias is None else read(writer.bias)
-    scale = gamma / (variance + norm.eps).sqrt()
-    shift = beta + scale * (bias - mean)
-    new_gamma, new_mean, new_variance, new_bias = mix @ gamma.abs(), mix @ mean, mix @ variance, mix @ bias
-    new_scale = new_gamma / (new_variance + norm.eps).sqrt()
-    dead = new_scale == 0
-    safe = torch.where(dead, torch.ones_like(new_scale), new_scale)
-    new_filters = torch.where(dead[:, None], mix @ filters, (mix @ (scale[:, None] * filters)) / safe[:, None])
-    values = [
-        (writer.weight, new_filters),
-        (norm.weight, new_gamma),
-        (norm.running_mean, new_mean),
-        (norm.running_var, new_variance),
-        (norm.bias, (mix @ shift) - new_scale * (new_bias - new_mean)),
-    ]
-    return values if writer.bias is None else [*values, (writer.bias, new_bias)]
 
 
 def _reinitialize(model: nn.Module, tensors: Tensors, edit: Reinitialize) -> None:
@@ -174,7 +116,7 @@ def _reinitialize(model: nn.Module, tensors: Tensors, edit: Reinitialize) -> Non
         consumer = member.role == "consumer"
         if consumer and edit.consumers == "keep":
             continue
-        view = _view(tensors, member)
+        view = channels_first(tensors, member)
         places = member.positions[edit.channels].flatten().to(view.device)
         if consumer and edit.consumers == "zero":
             view[places] = 0

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from surgeon.coupling.graph import ChannelGroup
+from surgeon.coupling.graph import ChannelGroup, Part, Scaling
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,54 @@ class Reinitialize:
     seed: int
 
 
-Edit = Reorder | Mix | Reinitialize
+@dataclass(frozen=True, eq=False)
+class Rescale:
+    """Move positive factors from the tensors that read channels to those that write them; the function stays.
+
+    Attributes:
+        scaling: which tensors take which factor up.
+        factors: float64 `[scaling.size]`, above 0; 1 leaves a channel alone.
+    """
+
+    scaling: Scaling
+    factors: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Set:
+    """Entries of one tensor get new values.
+
+    Attributes:
+        tensor: state-dict key.
+        entries: LongTensor `[n]`, places in the flattened (row-major) tensor, each once.
+        values: `[n]`, in the same order.
+        what: what happens to them, in words.
+        filter_size: number of entries of one row of axis 0, 1 for a vector.
+    """
+
+    tensor: str
+    entries: torch.Tensor
+    values: torch.Tensor
+    what: str
+    filter_size: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """A tensor becomes `share · itself + (1 - share) · other`.
+
+    Attributes:
+        tensor: state-dict key.
+        other: a tensor of the same shape.
+        share: 0 … 1.
+    """
+
+    tensor: str
+    other: torch.Tensor
+    share: float
+
+
+Edit = Reorder | Mix | Reinitialize | Rescale | Set | Blend
 
 
 @dataclass(frozen=True)
@@ -69,6 +116,7 @@ class Change:
         positions: LongTensor, positions along `dim` that change.
         channels: number of channels concerned.
         what: what happens, in words.
+        entries: None where everything at the positions changes; else LongTensor, the places in the flattened tensor.
     """
 
     tensor: str
@@ -77,6 +125,7 @@ class Change:
     positions: torch.Tensor = field(repr=False)
     channels: int
     what: str
+    entries: torch.Tensor | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -106,6 +155,14 @@ class Plan:
 
 def changes(edit: Edit) -> tuple[Change, ...]:
     """Return what one edit changes, one entry for each tensor axis."""
+    if isinstance(edit, Rescale):
+        return tuple(change for part in edit.scaling.parts if (change := _scaled(part, edit.factors)).channels)
+    if isinstance(edit, Set):
+        filters = torch.unique(edit.entries // edit.filter_size)
+        return (Change(edit.tensor, 0, None, filters, filters.numel(), edit.what, edit.entries),)
+    if isinstance(edit, Blend):
+        size = edit.other.shape[0] if edit.other.dim() else 1
+        return (Change(edit.tensor, 0, None, torch.arange(size), size, "blended with the partner's"),)
     channels = edit.permutation if isinstance(edit, Reorder) else edit.channels
     result = []
     for member in edit.group.members:
@@ -116,7 +173,14 @@ def changes(edit: Edit) -> tuple[Change, ...]:
     return tuple(result)
 
 
-def _words(edit: Edit, *, consumer: bool) -> str:
+def _scaled(part: Part, factors: torch.Tensor) -> Change:
+    """Return what a rescaling does to one tensor axis."""
+    positions = torch.nonzero((part.scale >= 0) & (factors[part.scale] != 1)).flatten()
+    what = "divided by the factors" if part.divided else "multiplied by the factors"
+    return Change(part.tensor, part.dim, part.rows, positions, positions.numel(), what)
+
+
+def _words(edit: Reorder | Mix | Reinitialize, *, consumer: bool) -> str:
     """Return what happens to a producer, affine vector or statistic, or to a consumer; empty for nothing."""
     if isinstance(edit, Reorder):
         return "reordered"

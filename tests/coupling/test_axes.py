@@ -9,21 +9,16 @@ from surgeon.coupling.axes import (
     Layout,
     Leg,
     collapse,
-    expand,
     index_along,
-    merge_dim,
     mix_dims,
-    permute,
     preferred,
     reduce,
-    refine,
-    reshape,
     rigid_dim,
-    take,
     uniform_dim,
     with_own_legs,
 )
 from surgeon.coupling.ledger import Ledger
+from surgeon.coupling.views import expand, merge_dim, permute, refine, reshape, take
 
 WHY = "In conv, aten.op fixes the positions."
 

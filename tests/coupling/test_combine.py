@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from surgeon.coupling.axes import Block, Kind, Layout, Leg, reshape, rigid_dim, uniform_dim
-from surgeon.coupling.combine import combine, concatenate, contract
+from surgeon.coupling.axes import Block, Kind, Layout, Leg, rigid_dim, uniform_dim
+from surgeon.coupling.combine import combine, contract
+from surgeon.coupling.concatenate import concatenate
 from surgeon.coupling.ledger import Ledger
 from surgeon.coupling.solve import Solution, solve
+from surgeon.coupling.views import reshape
 
 WHY = "In add, aten.add fixes the positions{detail}."
 

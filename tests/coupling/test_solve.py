@@ -139,7 +139,7 @@ def test_one_bent_element_makes_its_channel_inhomogeneous() -> None:
     ledger = Ledger()
     first, second = axis(ledger, "a", 3), axis(ledger, "b", 3)
     ledger.unite(first, second)
-    ledger.note_inhomogeneous(second[1:2])
+    ledger.note_inhomogeneous(second[1:2], "It is squared.")
     assert solve(ledger).homogeneous.tolist() == [True, False, True]
 
 

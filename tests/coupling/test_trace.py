@@ -451,6 +451,54 @@ def test_a_wrong_input_is_an_error_that_names_the_module() -> None:
         trace(Stages(), torch.zeros(2, 5, 8, 8))
 
 
+class JoinedWeights(nn.Module):
+    """One weight put together from two parameters, along its rows or along its columns."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim, self.stem = dim, nn.Conv2d(3, 8, 1)
+        self.first, self.second = (nn.Parameter(torch.randn(6, 4) if dim else torch.randn(3, 8)) for _ in range(2))
+        self.head = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = torch.cat([self.first, self.second], self.dim)[:, :, None, None]
+        return self.head(torch.relu(nn.functional.conv2d(torch.relu(self.stem(x)), weight)))
+
+
+@pytest.mark.parametrize(("dim", "bent"), [(0, {"first", "stem.weight"}), (1, {"first", "head.weight"})])
+def test_channels_along_which_weights_are_joined_are_not_homogeneous(dim: int, bent: set[str]) -> None:
+    groups = trace(JoinedWeights(dim), IMAGES).groups
+    joined = [g for g in groups if {"first", "second"} <= {m.tensor for m in g.members}]
+    apart = [g for g in groups if g not in joined]
+    assert len(joined) == 1
+    assert bent <= {m.tensor for m in joined[0].members}
+    assert not joined[0].homogeneous
+    assert apart
+    assert all(group.homogeneous for group in apart)
+
+
+class Undecided(nn.Module):
+    """An auxiliary head in training, in which a branch depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.aux = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        x = torch.relu(self.stem(x))
+        if not self.training:
+            return self.head(x)
+        return self.head(x), self.aux(x) if x.mean() > 0 else self.aux(-x)
+
+
+def test_what_is_unused_says_so_if_training_mode_cannot_be_recorded() -> None:
+    reasons = {(axis.tensor, axis.dim): axis.reason for axis in trace(Undecided(), IMAGES).frozen}
+    for key in (("aux.weight", 0), ("aux.weight", 1), ("aux.bias", 0)):
+        assert "training mode cannot be recorded" in reasons[key]
+    assert "training mode" not in reasons["head.weight", 0]
+    assert "training mode" not in " ".join(axis.reason for axis in traced("UnusedLayer").frozen)
+
+
 def test_a_network_without_parameters_has_no_groups() -> None:
     graph = trace(nn.ReLU(), IMAGES)
     assert (graph.groups, graph.frozen) == ((), ())

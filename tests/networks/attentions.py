@@ -204,6 +204,69 @@ class MultiQueryAttention(Tokens):
         return self.proj((weights @ v).transpose(1, 2).flatten(2))
 
 
+@network(
+    group(8, out("stem"), into("q"), into("kv"), out("proj"), into("head")),
+    *[group(4, out("q", [(h + c, h + c + 4) for c in range(4)]), out("kv", range(h // 2, h // 2 + 4))) for h in (0, 8)],
+    *[
+        group(4, out("kv", range(8 + h // 2, 12 + h // 2)), into("proj", [(h + c, h + c + 4) for c in range(4)]))
+        for h in (0, 8)
+    ],
+    shapes=TOKENS,
+)
+class GroupedQueryAttention(Tokens):
+    """Heads 0 and 1 share a key and a value, heads 2 and 3 another."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.kv, self.proj = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def mix(self, x):
+        q = self.q(x).view(2, 6, 4, 4).transpose(1, 2)
+        k, v = self.kv(x).view(2, 6, 2, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        x = functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+@network(*fused(), shapes=TOKENS)
+class ZeroedKeyBias(FusedTokens):
+    """The keys have no bias: their third of it is set to zero, through a view of a copy, before it is used."""
+
+    def mix(self, x):
+        bias = self.qkv.bias.clone()
+        bias[8:16].zero_()
+        x = functional.linear(x, self.qkv.weight, bias)
+        q, k, v = x.reshape(2, 6, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(self.attend(q, k, v).transpose(1, 2).reshape(2, 6, 8))
+
+
+def split_bias():
+    """Expect the groups of a fused qkv layer whose queries and values have a bias each, and the keys none."""
+    yield group(8, out("stem"), into("qkv"), out("proj"), into("head"))
+    for head in (0, 4):
+        places = range(head, head + 4)
+        queries = [(head + c, 8 + head + c) for c in range(4)]
+        yield group(4, out("qkv", queries, bias=False), vectors("q_bias", at=places))
+        yield group(
+            4, out("qkv", range(16 + head, 20 + head), bias=False), vectors("v_bias", at=places), into("proj", places)
+        )
+
+
+@network(*split_bias(), shapes=TOKENS)
+class ConstantKeyBias(FusedTokens):
+    """The keys' bias is a buffer of zeros that no checkpoint holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24, bias=False)
+        self.q_bias, self.v_bias = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+        self.register_buffer("k_bias", torch.zeros(8), persistent=False)
+
+    def mix(self, x):
+        x = functional.linear(x, self.qkv.weight, torch.cat([self.q_bias, self.k_bias, self.v_bias]))
+        q, k, v = x.reshape(2, 6, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(self.attend(q, k, v).transpose(1, 2).reshape(2, 6, 8))
+
+
 @network(*fused(), shapes=TOKENS)
 class LinearAttention(FusedTokens):
     def attend(self, q, k, v):

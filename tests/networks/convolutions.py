@@ -98,6 +98,19 @@ class TransposedDepthwise(Net):
 
 
 @network(
+    group(4, out("stem"), axis("up.weight", 0, "affine"), vectors("up.bias", at=PAIRS), into("head", PAIRS)),
+    frozen={("up.weight", 1): "order"},
+)
+class TransposedDepthwiseMultiplier(Net):
+    def __init__(self):
+        super().__init__(4, 8)
+        self.up = nn.ConvTranspose2d(4, 8, 2, stride=2, groups=4)
+
+    def forward(self, x):
+        return self.head(functional.relu(self.up(self.stem(x))))
+
+
+@network(
     group(8, out("stem"), into("conv")),
     group(6, out("conv"), into("head")),
     shapes=[(2, 3, 16)],

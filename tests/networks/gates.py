@@ -73,6 +73,38 @@ class SelectiveKernel(Net):
         return self.head((branches * attention).sum(1))
 
 
+@network(
+    *[group(4, out("stem", at), *[into(conv, rows=(4 * g, 4 * g + 4)) for conv in ("conv1", "conv2")])
+      for g, at in enumerate((range(4), range(4, 8)))],
+    *[
+        group(
+            4,
+            out("conv1", range(at, at + 4)),
+            out("conv2", range(at, at + 4)),
+            into("fc1", range(at, at + 4)),
+            into("head", range(at, at + 4)),
+            out("fc2", [(at + c, at + c + 8) for c in range(4)]),
+        )
+        for at in (0, 4)
+    ],
+    group(5, out("fc1"), into("fc2")),
+)  # fmt: skip
+class SelectiveGroups(Net):
+    """SK over grouped convolutions: channels change places within their group only, in the attention, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.fc1, self.fc2 = nn.Conv2d(8, 5, 1), nn.Conv2d(5, 16, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        branches = torch.stack([self.conv1(x), self.conv2(x)], 1)
+        attention = self.fc2(functional.relu(self.fc1(branches.sum(1).mean((2, 3), keepdim=True))))
+        attention = torch.softmax(attention.view(2, 2, 8, 1, 1), dim=1)
+        return self.head((branches * attention).sum(1))
+
+
 BOTH = [(c, c + 6) for c in range(6)]
 
 

@@ -124,6 +124,75 @@ class GatheredChannels(Net):
         return self.head(self.stem(x)[:, self.order])
 
 
+@network(group(8, out("stem"), into("head")))
+class GatheredPixels(Net):
+    """A table says which pixel of a row comes where; it is the same for all channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.tensor([3, 1, 0, 2, 7, 7, 5, 4]), persistent=False)
+
+    def forward(self, x):
+        return self.head(self.stem(x).gather(3, self.order.expand(2, 8, 8, 8)))
+
+
+@network(frozen={**STEM, **HEAD})
+class GatheredPixelsByChannel(Net):
+    """Every channel has an order of its own."""
+
+    def forward(self, x):
+        order = (torch.arange(8).view(1, 8, 1, 1) + torch.arange(8)) % 8
+        return self.head(self.stem(x).gather(3, order.expand(2, 8, 8, 8)))
+
+
+@network(
+    group(4, out("stem", range(4)), into("head", range(4))),
+    group(4, out("stem", range(4, 8)), into("head", range(4, 8))),
+)
+class ZeroedPart(Net):
+    """Half of the channels is set to zero through a view: the halves do not mix."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        x[:, :4].zero_()
+        return self.head(x.relu())
+
+
+@network(
+    group(5, out("stem", [0, 1, 5, 6, 7]), vectors("gamma", at=[0, 1, 5, 6, 7]), into("conv", [0, 1, 5, 6, 7])),
+    group(3, out("stem", [2, 3, 4]), vectors("gamma", at=[2, 3, 4]), into("conv", [2, 3, 4])),
+    group(8, out("conv"), into("head")),
+)
+class FilledPart(Net):
+    """Three of the gains are set to one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gamma = nn.Conv2d(8, 8, 1), nn.Parameter(torch.ones(8))
+
+    def forward(self, x):
+        gains = self.gamma.clone()
+        gains[2:5].fill_(1)
+        return self.head(self.conv(self.stem(x) * gains.view(1, 8, 1, 1)))
+
+
+@network(
+    *[group(4, out("stem", at), out("conv", at), into("conv", at), into("head", at)) for at in (range(4), range(4, 8))]
+)
+class FilledThroughAnotherShape(Net):
+    """The first of two groups of channels, seen in a dimension of its own, is filled."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.conv(x)
+        y.view(2, 2, 4, 8, 8)[:, 0].fill_(1)
+        return self.head(y + x)
+
+
 @network(frozen={("stem.weight", 0): "cumsum", ("stem.bias", 0): "cumsum", ("head.weight", 1): "order"})
 class CumulatedChannels(Net):
     def forward(self, x):
@@ -178,6 +247,75 @@ class Recurrent(nn.Module):
 
     def forward(self, x):
         return self.head(functional.relu(self.lstm(self.stem(x))[0]))
+
+
+def hidden_of(layer, size, gates, reads):
+    """Expect the hidden state of a recurrent layer in its gates and in what reads it."""
+    at = [tuple(range(c, gates * size, size)) for c in range(size)]
+    return group(
+        size,
+        *[axis(f"{layer[0]}.weight_{part}_{layer[1]}", 0, "producer", at) for part in ("ih", "hh")],
+        *[vectors(f"{layer[0]}.bias_{part}_{layer[1]}", at=at) for part in ("ih", "hh")],
+        axis(f"{layer[0]}.weight_hh_{layer[1]}", 1, "consumer"),
+        *reads,
+    )
+
+
+@network(
+    group(8, out("stem"), axis("gru.weight_ih_l0", 1, "consumer"), axis("gru.weight_ih_l0_reverse", 1, "consumer")),
+    hidden_of(("gru", "l0"), 5, 3, [into("head", range(5))]),
+    hidden_of(("gru", "l0_reverse"), 5, 3, [into("head", range(5, 10))]),
+    shapes=[(2, 4, 3)],
+)
+class GatedRecurrent(nn.Module):
+    """A GRU in both directions: its hidden state stands three times in its gates."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 8), nn.Linear(10, 2)
+        self.gru = nn.GRU(8, 5, batch_first=True, bidirectional=True)
+
+    def forward(self, x):
+        return self.head(functional.relu(self.gru(self.stem(x))[0]))
+
+
+@network(
+    group(8, out("stem"), axis("rnn.weight_ih_l0", 1, "consumer")),
+    hidden_of(("rnn", "l0"), 5, 1, [axis("rnn.weight_ih_l1", 1, "consumer")]),
+    hidden_of(("rnn", "l1"), 5, 1, [into("head")]),
+    shapes=[(2, 4, 3)],
+)
+class PlainRecurrent(nn.Module):
+    """Two layers without gates."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 8), nn.Linear(5, 2)
+        self.rnn = nn.RNN(8, 5, num_layers=2, batch_first=True)
+
+    def forward(self, x):
+        return self.head(functional.relu(self.rnn(self.stem(x))[0]))
+
+
+@network(
+    frozen={
+        **{("stem." + kind, 0): "gru" for kind in ("weight", "bias")},
+        **{(f"gru.{kind}_{part}_l0", 0): "gru" for kind in ("weight", "bias") for part in ("ih", "hh")},
+        **{(f"gru.weight_{part}_l0", 1): "gru" for part in ("ih", "hh")},
+        ("head.weight", 1): "recurrent",
+    },
+    shapes=[(2, 4, 3)],
+)
+class StartedRecurrent(nn.Module):
+    """A state that the network starts from, and the last one: both are left alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 8), nn.Linear(5, 2)
+        self.gru = nn.GRU(8, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.head(functional.relu(self.gru(self.stem(x))[1]))
 
 
 @network(

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import fx
 
-from surgeon.coupling.axes import Layout, mix_dims, reduce, rigid_layout
+from surgeon.coupling.axes import Layout, mix_dims, reduce, size_of, uniform_dim
 from surgeon.coupling.combine import combine, contract
 from surgeon.coupling.context import Context, Rule, Value, plain, reason, result_shape
 
@@ -27,9 +27,7 @@ def scaled_dot_product(context: Context, node: fx.Node, arguments: dict[str, Any
     names = ("query", "key", "value")
     query, key, value = (context.layout(arguments[name]) for name in names)
     if arguments.get("enable_gqa"):
-        for name in names:
-            context.freeze(arguments[name], node)
-        return rigid_layout(result_shape(node), "heads that share keys")
+        key, value = (_shared_heads(query, part) for part in (key, value))
     if arguments.get("is_causal"):
         query, key, value = (
             mix_dims(part, [len(part.dims) - 2], context.ledger, plain(node), "tokens in an order")
@@ -59,6 +57,12 @@ def scaled_dot_product(context: Context, node: fx.Node, arguments: dict[str, Any
         context.ledger,
         reason(node),
     )
+
+
+def _shared_heads(query: Layout, shared: Layout) -> Layout:
+    """Return keys or values `[..., heads, tokens, channels]` with each head repeated for the queries that share it."""
+    heads = size_of(query.dims[-3]) // size_of(shared.dims[-3])
+    return Layout((*shared.dims[:-3], shared.dims[-3] + uniform_dim(heads), *shared.dims[-2:]), shared.blocks)
 
 
 RULES: dict[str, Rule] = {

@@ -1,13 +1,15 @@
 """Convolutions, linear layers and products of matrices: weights read the channels of one axis and write another."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import fx
 
-from surgeon.coupling.axes import Layout, collapse, mix_dims, reshape, rigid_dim, rigid_layout, size_of
+from surgeon.coupling.axes import Block, Kind, Layout, Leg, collapse, mix_dims, rigid_dim, rigid_layout, size_of
 from surgeon.coupling.combine import combine, contract
-from surgeon.coupling.context import Context, Rule, Value, Weight, plain, reason, result_shape, shape_of
+from surgeon.coupling.context import Context, Rule, Use, Value, Weight, plain, reason, result_shape, shape_of
+from surgeon.coupling.views import reshape
 
 PIXELS = "positions in the image"
 SEQUENCE = "positions in a sequence"
@@ -21,6 +23,10 @@ def linear(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     letters = ["o", "i"][2 - len(weight.dims) :]
     context.mark(arguments["weight"], [letters.index("i")], "consumer")
     context.mark(arguments["weight"], [dim for dim, letter in enumerate(letters) if letter == "o"], "producer")
+    for dim, letter in enumerate(letters):
+        context.take(arguments["weight"], dim, divided=letter == "i")
+    tokens = math.prod(result_shape(node)[1:-1])
+    context.uses.append(Use(context.module, context.key(arguments["weight"]), 0, 1, False, tokens))
     operands = [(arguments["input"], layout, [*batch, "i"]), (arguments["weight"], weight, letters)]
     result = _contract(context, node, operands, [*batch, *letters[:-1]])
     return _add_bias(context, node, result, arguments, dim=-1) if result.dims else result
@@ -46,6 +52,7 @@ def _add_bias(
     if bias is not None:
         layout = context.layout(bias)
         context.mark(bias, range(len(layout.dims)), "affine")
+        context.take(bias, 0, divided=False)
         rank = len(result.dims)
         behind = rank - 1 - (dim % rank)
         layout = Layout(layout.dims + ((),) * behind, layout.blocks)
@@ -81,7 +88,18 @@ def convolution(context: Context, node: fx.Node, arguments: dict[str, Any]) -> V
     depthwise = groups == reads and groups > 1
     context.mark(arguments["weight"], [1 if transposed else 0], "affine" if depthwise else "producer")
     context.mark(arguments["weight"], [0 if transposed else 1], "affine" if depthwise else "consumer")
-    if groups == 1:
+    filters, key = int(transposed), context.key(arguments["weight"])
+    applied = math.prod((shape_of(arguments["input"]) or ())[2:] if transposed else shape[2:])
+    context.uses.append(Use(context.module, key, filters, groups, True, applied))
+    if not depthwise:
+        context.take(arguments["weight"], filters, divided=False)
+        context.take(arguments["weight"], 1 - filters, divided=True)
+    if depthwise and context.scaling and key is not None and not weight.dims[1]:
+        _read_apart(context, node, key, layout)
+        context.take(arguments["weight"], 0, divided=False)
+        rigid = (rigid_dim(shape[dim], meaning) for dim in apart)
+        result = Layout((rigid_dim(shape[0], "images"), weight.dims[0], *rigid), weight.blocks)
+    elif groups == 1:
         letters = ["i", "o"] if transposed else ["o", "i"]
         operands = [(arguments["input"], layout, ["b", "i", *kept]), (arguments["weight"], weight, letters)]
         result = _contract(context, node, operands, ["b", "o", *kept])
@@ -99,6 +117,14 @@ def convolution(context: Context, node: fx.Node, arguments: dict[str, Any]) -> V
     image = tuple(behind[dim] if dim in behind else rigid_dim(shape[dim], meaning) for dim in spatial)
     result = Layout(result.dims[:2] + image, result.blocks)
     return _add_bias(context, node, result, arguments, dim=1, depthwise=depthwise)
+
+
+def _read_apart(context: Context, node: fx.Node, key: str, layout: Layout) -> None:
+    """State that a depthwise kernel reads these channels by elements of its own: it is divided by their factor."""
+    leg = Leg(size_of(layout.dims[1]), Kind.FREE)
+    elements = context.reads.setdefault(key, context.ledger.fresh(leg.size))
+    behind = ((),) * (len(layout.dims) - 2)
+    combine(layout, Layout(((), (leg,), *behind), (Block((leg,), elements),)), context.ledger, reason(node))
 
 
 def _is_pointwise(arguments: dict[str, Any], dim: int, transposed: bool) -> bool:

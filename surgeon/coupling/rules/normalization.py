@@ -4,11 +4,12 @@ from typing import Any
 
 from torch import fx
 
-from surgeon.coupling.axes import Layout, harden, index_along, reduce, reshape
+from surgeon.coupling.axes import Layout, harden, index_along, reduce, rigid_layout
 from surgeon.coupling.combine import combine
 from surgeon.coupling.context import Context, Rule, Value, plain, reason, result_shape
 from surgeon.coupling.graph import Norm, Role
 from surgeon.coupling.rules.attention import normalize_over
+from surgeon.coupling.views import reshape
 
 
 def _affine(
@@ -32,22 +33,42 @@ def _affine(
 def batch_norm(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     """`[B, C, …]`: running statistics, or (in training) those of the batch."""
     layout = context.layout(arguments["input"])
+    names = ("weight", "bias", "running_mean", "running_var")
+    weight, bias, mean, var = (context.key(arguments.get(name)) for name in names)
+    norm = None if mean is None or var is None else Norm(weight, bias, mean, var, float(arguments["eps"]))
+    if norm is not None and "batch_norm" in str(node.target):
+        context.batch_norms.setdefault(context.module, norm)
+    if context.scaling:
+        return _scaled_anew(context, node, arguments)
     live = bool(arguments.get("training")) or bool(arguments.get("use_input_stats"))
     if live:
         others = [dim for dim in range(len(layout.dims)) if dim != 1]
         if "instance_norm" in str(node.target):
             others = others[1:]
         layout = normalize_over(context, node, layout, others)
-    names = ("weight", "bias", "running_mean", "running_var")
     result = _affine(context, node, layout, arguments, names, len(layout.dims) - 2)
     writer = context.writers.get(arguments["input"]) if len(arguments["input"].users) == 1 and not live else None
-    weight, bias, mean, var = (context.key(arguments.get(name)) for name in names)
     if writer is None or writer.depthwise or weight is None:
         # Fixed statistics undo a factor on what comes in; right behind a producer, scale and shift take it up instead.
         context.inhomogeneous(layout)
-    if writer is not None and mean is not None and var is not None:
-        norm = Norm(weight, bias, mean, var, float(arguments["eps"]))
+    if writer is not None and norm is not None:
         context.norms.setdefault(writer.weight, []).append(norm)
+    return result
+
+
+def _scaled_anew(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Layout:
+    """Return the layout of a BatchNorm's result by its scale and shift: no factor passes the statistics."""
+    context.inhomogeneous(context.layout(arguments["input"]))
+    result = rigid_layout(result_shape(node), "a normalized tensor")
+    behind = ((),) * (len(result.dims) - 2)
+    for name in ("weight", "bias"):
+        argument = arguments.get(name)
+        context.take(argument, 0, divided=False)
+        vector = context.layout(argument)
+        if name == "weight" and vector.dims:
+            result = Layout((result.dims[0], *vector.dims, *result.dims[2:]), vector.blocks)
+        elif vector.dims:
+            result = combine(result, Layout(vector.dims + behind, vector.blocks), context.ledger, reason(node))
     return result
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 from torch import fx
 
-from surgeon.coupling.axes import Layout, Leg, take
+from surgeon.coupling.axes import Layout, Leg
 from surgeon.coupling.combine import combine
 from surgeon.coupling.context import Context, Rule, Value, plain, reason, result_shape
+from surgeon.coupling.views import take
 
 
 def _tensor_arguments(arguments: dict[str, Any]) -> list[fx.Node]:

@@ -1,23 +1,27 @@
-"""Recurrent layers: the hidden state is one set of channels, four times in the gates and once in what follows."""
+"""Recurrent layers: the hidden state is one set of channels, once for every gate and once in what follows."""
 
 from typing import Any
 
 from torch import fx
 
-from surgeon.coupling.axes import Kind, Layout, collapse, mix_dims, reshape, rigid_layout, size_of
-from surgeon.coupling.combine import combine, concatenate, contract
-from surgeon.coupling.context import Context, Rule, Value, plain, reason
+from surgeon.coupling.axes import Kind, Layout, collapse, mix_dims, rigid_layout, size_of
+from surgeon.coupling.combine import combine, contract
+from surgeon.coupling.concatenate import concatenate
+from surgeon.coupling.context import Context, Rule, Value, op_name, plain, reason
+from surgeon.coupling.views import reshape
 
-GATES = 4
+GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
+"""Rows of a cell's weights for each channel of its hidden state."""
 
 
-def lstm(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
-    """LSTM over `[…, I]`: for each layer and direction weights `[4H, I]` and `[4H, H]` and biases `[4H]`."""
-    states = tuple(rigid_layout(tuple(value.shape), "the state of an LSTM") for value in node.meta["val"][1:])
+def recurrent(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
+    """A recurrent layer over `[…, I]`: for each layer and direction `[gates·H, I]`, `[gates·H, H]` and biases."""
+    states = tuple(rigid_layout(tuple(value.shape), "the state of a recurrent layer") for value in node.meta["val"][1:])
     parameters = list(arguments["params"])
     directions = 2 if arguments["bidirectional"] else 1
     per_cell = 4 if arguments["has_biases"] else 2
-    given = [context.layout(state) for state in arguments["hx"]]
+    starts = arguments["hx"] if isinstance(arguments["hx"], (list, tuple)) else [arguments["hx"]]
+    given = [context.layout(state) for state in starts]
     started = any(leg.kind is not Kind.UNIFORM for state in given for leg in state.dims[-1])
     if (
         started
@@ -26,8 +30,8 @@ def lstm(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     ):
         for argument in node.all_input_nodes:
             context.freeze(argument, node)
-        return (rigid_layout(tuple(node.meta["val"][0].shape), "the output of an LSTM"), *states)
-    for state in arguments["hx"]:
+        return (rigid_layout(tuple(node.meta["val"][0].shape), "the output of a recurrent layer"), *states)
+    for state in starts:
         context.freeze(state, node)
     sequence = context.layout(arguments["input"])
     time = 1 if arguments["batch_first"] and len(sequence.dims) > 2 else 0
@@ -43,7 +47,7 @@ def lstm(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
 
 
 def _states(node: fx.Node) -> list[fx.Node]:
-    """Return the nodes that take the last hidden and cell states out of the result."""
+    """Return the nodes that take the last states out of the result."""
     return [user for user in node.users if len(user.args) > 1 and user.args[1] in (1, 2)]
 
 
@@ -69,12 +73,13 @@ def _cell(context: Context, node: fx.Node, sequence: Layout, parameters: list[An
 
 
 def _per_channel(context: Context, node: fx.Node, gates: Layout) -> Layout:
-    """Return the layout of the hidden state: a channel is the four gates at one place."""
+    """Return the layout of the hidden state: a channel is all gates at one place."""
     shape = [size_of(legs) for legs in gates.dims]
-    split = reshape(gates, [*shape[:-1], GATES, shape[-1] // GATES], context.ledger, plain(node))
+    count = GATES[op_name(node)]
+    split = reshape(gates, [*shape[:-1], count, shape[-1] // count], context.ledger, plain(node))
     outer = split.dims[-2]
     blocks = [collapse(b, [leg for leg in b.legs if leg in outer], context.ledger) for b in split.blocks]
     return Layout((*split.dims[:-2], split.dims[-1]), tuple(blocks))
 
 
-RULES: dict[str, Rule] = {"aten.lstm": lstm}
+RULES: dict[str, Rule] = dict.fromkeys(GATES, recurrent)

@@ -4,9 +4,10 @@ from typing import Any
 
 from torch import fx
 
-from surgeon.coupling.axes import Layout, reduce, rigid_layout, without_dims
+from surgeon.coupling.axes import Layout, reduce, rigid_layout
 from surgeon.coupling.context import Context, Rule, Value, plain, result_shape, shape_of
 from surgeon.coupling.rules.pointwise import extreme_of_two
+from surgeon.coupling.views import without_dims
 
 
 def _reduced(context: Context, node: fx.Node, arguments: dict[str, Any], shape: tuple[int, ...]) -> Layout:
@@ -30,7 +31,7 @@ def _homogeneous(context: Context, node: fx.Node, arguments: dict[str, Any], sha
     left = {leg for block in result.blocks for leg in block.free}
     for block in context.layout(arguments["self"]).blocks:
         if not left & set(block.free):
-            context.ledger.note_inhomogeneous(block.labels)
+            context.ledger.note_inhomogeneous(block.labels, context.bend)
     return result
 
 

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from surgeon.coupling.axes import Layout, expand, mix_dims, permute, reshape, rigid_dim, take, uniform_dim
-from surgeon.coupling.combine import concatenate
+from surgeon.coupling.axes import Layout, mix_dims, rigid_dim, uniform_dim
+from surgeon.coupling.combine import combine
+from surgeon.coupling.concatenate import concatenate
 from surgeon.coupling.context import Context, Rule, Value, plain, reason, result_shape, shape_of
+from surgeon.coupling.views import expand, permute, reshape, take
 
 
 def seen_as(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
@@ -98,7 +100,22 @@ def joined(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     dim = arguments.get("dim", 0) % len(layouts[0].dims)
     for tensor, layout in zip(tensors, layouts, strict=True):
         context.mark(tensor, range(len(layout.dims)), "affine")
+    _note_joined_weights(context, tensors, layouts, dim)
     return concatenate(layouts, dim, context.ledger, reason(node))
+
+
+def _note_joined_weights(context: Context, tensors: Sequence[Any], layouts: Sequence[Layout], dim: int) -> None:
+    """State that channels along which several weights are joined into one cannot take up a factor.
+
+    Only one of the weights would be known as what writes or reads them.
+    """
+    if not all(context.is_derived(tensor) for tensor in tensors):
+        return
+    outside = [{leg for d, legs in enumerate(layout.dims) if d != dim for leg in legs} for layout in layouts]
+    for layout, legs in zip(layouts, outside, strict=True):
+        for block in layout.blocks:
+            if legs & set(block.free):
+                context.ledger.note_inhomogeneous(block.labels, context.bend)
 
 
 def stacked(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
@@ -106,6 +123,7 @@ def stacked(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value
     layouts = [context.layout(tensor) for tensor in arguments["tensors"]]
     dim = arguments.get("dim", 0) % (len(layouts[0].dims) + 1)
     opened = [Layout((*la.dims[:dim], (), *la.dims[dim:]), la.blocks) for la in layouts]
+    _note_joined_weights(context, arguments["tensors"], opened, dim)
     return concatenate(opened, dim, context.ledger, reason(node))
 
 
@@ -177,6 +195,26 @@ def indexed(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value
     return Layout((*layout.dims[:dim], *chosen, *layout.dims[dim + 1 :]), layout.blocks)
 
 
+def gathered(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
+    """`gather`: positions along one dimension chosen anew at every place of the others, which stay where they are."""
+    layout = context.layout(arguments["self"])
+    chosen = context.freeze(arguments["index"], node)
+    dim = arguments["dim"] % max(1, len(layout.dims))
+    shape = shape_of(arguments["self"]) or ()
+    others = [d for d in range(len(layout.dims)) if d != dim]
+    layout = mix_dims(layout, [dim], context.ledger, plain(node), "positions chosen by an index")
+    gone = set(layout.dims[dim])
+    cut = any(result_shape(node)[d] != shape[d] for d in others)
+    if cut or any(gone & set(block.legs) for block in layout.blocks):
+        context.freeze(arguments["self"], node)
+        return unknown_layout(node)
+    place = rigid_dim(result_shape(node)[dim], "positions chosen by an index")
+    met = Layout(tuple(() if d == dim else legs for d, legs in enumerate(layout.dims)), layout.blocks)
+    index = Layout(tuple(() if d == dim else legs for d, legs in enumerate(chosen.dims)))
+    result = combine(met, index, context.ledger, reason(node))
+    return Layout(tuple(place if d == dim else legs for d, legs in enumerate(result.dims)), result.blocks)
+
+
 def looked_up(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     """`embedding`: rows of a table."""
     table = context.layout(arguments["weight"])
@@ -220,6 +258,7 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": parted for name in ("split", "split_with_sizes", "chunk", "tensor_split")},
     "aten.index": indexed,
     "aten.index_select": indexed,
+    "aten.gather": gathered,
     "aten.embedding": looked_up,
     **{f"aten.{name}": written_into for name in ("slice_scatter", "select_scatter", "index_put", "scatter")},
     **{f"aten.{name}": whole for name in ("_assert_tensor_metadata", "_assert_async", "sym_size", "_assert_scalar")},

@@ -4,10 +4,11 @@ from typing import Any
 
 from torch import fx
 
-from surgeon.coupling.axes import Kind, Layout, Leg, mix_dims, permute, reshape, rigid_dim, take
-from surgeon.coupling.combine import concatenate
+from surgeon.coupling.axes import Kind, Layout, Leg, mix_dims, rigid_dim
+from surgeon.coupling.concatenate import concatenate
 from surgeon.coupling.context import Context, Rule, Value, plain, reason, result_shape, shape_of
 from surgeon.coupling.rules.contraction import PIXELS
+from surgeon.coupling.views import permute, reshape, take
 
 
 def _mixed(context: Context, node: fx.Node, layout: Layout, count: int, shape: tuple[int, ...]) -> Layout:

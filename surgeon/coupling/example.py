@@ -1,0 +1,53 @@
+"""What a network is called with: example inputs of any structure, and images where none are given."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+GRAY, COLOR = 1, 3
+DEFAULT_INPUT = (COLOR, 224, 224)
+
+
+def call_arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and keyword arguments that an example input stands for.
+
+    Args:
+        example: a tuple of positional arguments, a mapping of keyword arguments, or a single positional argument.
+    """
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (example if isinstance(example, tuple) else (example,)), {}
+
+
+def fake_arguments(model: nn.Module, example: Any, mode: FakeTensorMode) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments for the model's forward pass, with tensors that have no storage.
+
+    Args:
+        model: the network.
+        example: as for `call_arguments`; None for images of the model's configured size.
+        mode: the mode that makes the tensors.
+    """
+    arguments, keywords = call_arguments(_images(model) if example is None else example)
+
+    def fake(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        with mode:
+            return torch.empty(leaf.shape, dtype=leaf.dtype)
+
+    return pytree.tree_map(fake, arguments), pytree.tree_map(fake, keywords)
+
+
+def _images(model: nn.Module) -> torch.Tensor:
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    size = config.get("input_size", DEFAULT_INPUT) if isinstance(config, Mapping) else DEFAULT_INPUT
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is not None and first.in_channels in (GRAY, COLOR):
+        # timm's configuration does not follow `in_chans`.
+        size = (first.in_channels, *size[1:])
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return torch.empty(2, *size, dtype=dtype, device="meta")
