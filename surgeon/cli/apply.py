@@ -17,27 +17,53 @@ from surgeon.cli.options import (
     layers_option,
     open_images,
     read_recipe,
+    weights_option,
 )
 
 tuning_options = combined(
     click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="Epochs of fine-tuning."),
     click.option("--opt", default="sgd", show_default=True, help="timm's name of the optimizer."),
     click.option("--lr", type=float, default=0.01, show_default=True, help="Learning rate."),
-    click.option("--momentum", type=float, default=0.9, show_default=True),
-    click.option("--weight-decay", type=float, default=1e-4, show_default=True),
+    click.option("--momentum", type=float, default=0.9, show_default=True, help="Of optimizers that have one."),
+    click.option(
+        "--weight-decay",
+        type=float,
+        default=1e-4,
+        show_default=True,
+        help="Of all weights but biases and normalization's.",
+    ),
     click.option("--sched", default="cosine", show_default=True, help="timm's name of the schedule, or none."),
-    click.option("--warmup-epochs", type=click.IntRange(0), default=0, show_default=True),
+    click.option(
+        "--warmup-epochs", type=click.IntRange(0), default=0, show_default=True, help="Of a linear rise to --lr."
+    ),
     click.option("--smoothing", type=float, default=0.0, show_default=True, help="Label smoothing."),
     click.option("--clip-grad", type=float, help="Largest norm of the gradient."),
     click.option(
-        "--mixed-precision", type=click.Choice(["auto", "no", "fp16", "bf16"]), default="auto", show_default=True
+        "--mixed-precision",
+        type=click.Choice(["auto", "no", "fp16", "bf16"]),
+        default="auto",
+        show_default=True,
+        help="What the device computes in; auto mixes on GPUs only.",
     ),
     click.option("--teacher", metavar="original|CKPT", help="Distil from the checkpoint as it came, or from another."),
     click.option(
         "--teacher-weight", type=float, default=0.5, show_default=True, help="The teacher's share of the loss."
     ),
-    click.option("--teacher-temperature", type=float, default=4.0, show_default=True),
+    click.option(
+        "--teacher-temperature", type=float, default=4.0, show_default=True, help="Softens the teacher's answers."
+    ),
 )
+
+method_options = combined(
+    click.option("--preserve", is_flag=True, default=None, help="channel-regeneration: keep the network's function."),
+    click.option("--inhibited-only", metavar="X", help="channel-regeneration: only scales of magnitude below X."),
+    click.option("--threshold", metavar="RULE", help="channel-regeneration: median, mean, max or a number."),
+    click.option("--criterion", metavar="NAME", help="reinit: what tells weak filters."),
+    click.option("--ratio", metavar="X", help="sofm, reinit: the share that is reorganized or starts anew."),
+)
+"""The commonest method options; each stands for `--set name=value`."""
+
+METHOD_OPTIONS = ("preserve", "inhibited_only", "threshold", "criterion", "ratio")
 
 TUNING_NAMES = (
     "opt", "lr", "momentum", "weight_decay", "sched", "warmup_epochs", "smoothing", "clip_grad", "mixed_precision",
@@ -51,16 +77,21 @@ TUNING_NAMES = (
 @layers_option
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option of the method.")
 @click.option("--every", type=click.IntRange(1), help="Repeat the operation every so many epochs.")
+@method_options
+@click.option("--partner", type=CHECKPOINT, help="A second checkpoint of the same architecture, to mix with.")
 @arch_option
+@weights_option
 @data_options(hold_out=0.1)
 @tuning_options
 @click.option("-o", "--output", type=CHECKPOINT, help="The result; <stem>-<method>.safetensors by default.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--no-recalibrate", is_flag=True, help="Leave BatchNorm statistics as the operation made them.")
 @click.option(
-    "--dry-run", is_flag=True, help="Print the plan (every tensor, how many channels, what happens) and stop."
+    "--dry-run",
+    is_flag=True,
+    help="Print the plan (every tensor, how many channels, what happens), measured on the images, and write nothing.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @click.option(
     "--recipe",
     type=click.Path(path_type=Path),
@@ -76,7 +107,9 @@ def command(
     layers: tuple[str, ...],
     settings: tuple[str, ...],
     every: int | None,
+    partner: Path | None,
     arch: str | None,
+    weights: str | None,
     epochs: int,
     teacher: str | None,
     output: Path | None,
@@ -93,11 +126,12 @@ def command(
     surgeon apply --method sofm --layers layer4 resnet50.safetensors --data IMAGES --epochs 3
     """
     options = key_values(settings)
-    if every is not None:
-        options["every"] = str(every)
+    given = {name: values[name] for name in METHOD_OPTIONS} | {"every": every}
+    options |= {name: str(value) for name, value in given.items() if value is not None}
     from surgeon.cli import render
+    from surgeon.operate.job import Job
     from surgeon.operate.record import plan_dict
-    from surgeon.operate.run import Job, plan_job, run_job
+    from surgeon.operate.run import plan_job, run_job
     from surgeon.tuning import TuningConfig
 
     tuning = TuningConfig(epochs=epochs, seed=seed, **{name: values[name] for name in TUNING_NAMES})
@@ -114,17 +148,20 @@ def command(
         epochs=epochs,
         tuning=tuning,
         teacher=teacher,
+        partner=partner,
         recalibrate=not no_recalibrate,
         seed=seed,
         batch_size=values["batch_size"],
         workers=values["workers"],
+        weights=weights,
     )
     if dry_run:
-        planned = plan_job(job, render.progress)
+        planned = plan_job(job, render.progress, render.say)
         if as_json:
             render.echo(json.dumps(plan_dict(planned), indent=2, default=str))
         else:
             render.plan_table(planned)
+            render.say(f"This was a dry run. Without --dry-run the result is {job.result} and its record {job.record}.")
         return
     record = run_job(job, track=render.progress, on_stage=render.stage_line, on_epoch=render.epoch_line, say=render.say)
     render.record_table(record, to_stderr=as_json)

@@ -7,27 +7,38 @@ from typing import Any
 
 import click
 
-from surgeon.cli.options import CHECKPOINT, arch_option, data_options, json_option, open_images
+from surgeon.cli.network import network
+from surgeon.cli.options import (
+    CHECKPOINT,
+    arch_option,
+    data_options,
+    example_images,
+    json_option,
+    open_images,
+    weights_option,
+)
 from surgeon.errors import DataError
 
 
 @click.command(name="evaluate")
 @click.argument("checkpoint", type=CHECKPOINT)
 @arch_option
+@weights_option
 @data_options(hold_out=0.0)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the held-out or limited images.")
 @json_option
-def command(checkpoint: Path, arch: str | None, seed: int, as_json: bool, **values: Any) -> None:
+def command(checkpoint: Path, arch: str | None, weights: str | None, seed: int, as_json: bool, **values: Any) -> None:
     """Measure a checkpoint's top-1, top-5 and loss on validation images."""
     if values["data"] is None:
         raise DataError("There are no images to evaluate on.", "Name some with --data.")
-    from surgeon.checkpoint import load
     from surgeon.cli import render
     from surgeon.data import check_classes, make_loader
-    from surgeon.operate.apply import num_outputs
+    from surgeon.operate.images import check_input
+    from surgeon.operate.inputs import num_outputs
     from surgeon.tuning import evaluate, make_accelerator
 
-    model = load(checkpoint, arch)
+    model = network(checkpoint, arch, weights)
+    check_input(model, example_images(model, values["input_size"]))
     data = open_images(model, values, seed)
     check_classes(data, num_outputs(model))
     for note in data.notes:

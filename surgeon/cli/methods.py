@@ -15,7 +15,7 @@ def command(name: str | None, as_json: bool) -> None:
     from surgeon.cli import render
     from surgeon.methods import METHODS
     from surgeon.methods.options import describe
-    from surgeon.operate.apply import find_method
+    from surgeon.operate.inputs import find_method
 
     chosen = [find_method(name)] if name else list(METHODS.values())
     if as_json:
@@ -25,7 +25,6 @@ def command(name: str | None, as_json: bool) -> None:
                 "paper": method.paper,
                 "summary": method.summary,
                 "needs_data": method.needs_data,
-                "needs_training": method.needs_training,
                 "options": [
                     {
                         "name": option.name,

@@ -37,6 +37,11 @@ def combined(*decorators: Decorator) -> Decorator:
 arch_option = click.option(
     "--arch", metavar="ARCH", help="A timm name, torchvision:NAME, or file.py:function. Found by itself where possible."
 )
+weights_option = click.option(
+    "--weights",
+    metavar="KEY",
+    help="Which weights to take where the file holds several, e.g. model_ema or model; the averaged ones without it.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout; all else goes to stderr.")
 layers_option = click.option(
     "--layers",
@@ -56,7 +61,7 @@ def data_options(hold_out: float) -> Decorator:
         click.option(
             "--data", metavar="DATA", help="A folder of images, a timm name (torch/…, hfds/…, wds/…), or digits."
         ),
-        click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True),
+        click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images a batch."),
         click.option(
             "--workers", type=click.IntRange(0), default=2, show_default=True, help="Processes that read images."
         ),
@@ -110,10 +115,9 @@ def example_images(model: nn.Module, input_size: str | None) -> torch.Tensor:
     """Return two empty images of the size that the network takes, or of the one on the command line."""
     import torch
 
-    from surgeon.data import image_config
+    from surgeon.data import image_size
 
-    size = image_config(model, input_size=numbers(input_size, "input-size", int)).input_size
-    return torch.zeros(2, *size)
+    return torch.zeros(2, *image_size(model, numbers(input_size, "input-size", int)))
 
 
 def open_images(model: nn.Module, values: dict[str, Any], seed: int) -> ImageData:

@@ -40,7 +40,7 @@ def progress(batches: Iterable[Any], description: str, total_images: int | None 
 
 def say(text: str) -> None:
     """Print a line for the reader."""
-    ERR.print(text, highlight=False, markup=False)
+    ERR.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def percent(value: float | None) -> str:
@@ -93,9 +93,9 @@ def plan_table(plan: Plan) -> None:
     OUT.print(table)
     for group, figures in plan.figures.items():
         shown = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in figures.items())
-        OUT.print(f"{group}: {shown}", highlight=False, markup=False)
+        OUT.print(f"{group}: {shown}", highlight=False, markup=False, soft_wrap=True)
     for sentence in plan.skipped:
-        OUT.print(f"left alone: {sentence}", highlight=False, markup=False)
+        OUT.print(f"left alone: {sentence}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _short(value: Any) -> str:
@@ -108,10 +108,7 @@ def method_table(methods: Sequence[Method]) -> None:
     for heading in ("method", "needs", "what it does", "paper"):
         table.add_column(heading, overflow="fold")
     for method in methods:
-        needs = [
-            name for name, wanted in (("images", method.needs_data), ("fine-tuning", method.needs_training)) if wanted
-        ]
-        table.add_row(method.name, ", ".join(needs), method.summary, method.paper)
+        table.add_row(method.name, "images" if method.needs_data else "–", method.summary, method.paper)
     OUT.print(table)
 
 

@@ -34,8 +34,10 @@ def orthogonality_sums(weight: Tensor, dim: int = 0) -> Tensor:
     Source: Prakash et al., RePr: Improved Training of Convolutional Filters, eq. 1 and 2.
     """
     filters = torch.nn.functional.normalize(_rows(weight, dim), dim=1)
-    identity = torch.eye(len(filters), dtype=filters.dtype, device=filters.device)
-    return (filters @ filters.T - identity).abs().sum(1) / len(filters)
+    overlaps = filters @ filters.T
+    # J² numbers are worth no second copy: there may be more of them than of weights.
+    overlaps.diagonal().sub_(1)
+    return overlaps.abs_().sum(1) / len(filters)
 
 
 def _rows(weight: Tensor, dim: int) -> Tensor:

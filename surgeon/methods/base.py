@@ -3,30 +3,63 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from surgeon.coupling.graph import ChannelGroup, CouplingGraph
+from torch import Tensor
+
+from surgeon.coupling.graph import ChannelGroup, CouplingGraph, Layer, Norm
 from surgeon.edit.plan import Plan
 from surgeon.measure.activations import ClassMeans
+
+CLASS_MEANS = "class means"
+"""What `Method.measures` names for class-representative activations of the targets' outputs."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that a method may base its plan on.
+    """Everything that a method may base its plan on; it is read, never written.
 
     Attributes:
         graph: the network's coupling graph.
-        targets: modules whose output channels are to be edited, in order.
-        statistics: class-representative activations of the targets, for methods that need data.
+        targets: the modules that the user named, in order of execution; none means the method's own choice.
+        tensors: the network's tensors by state-dict key, as they are now.
         seed: seed of everything random in the plan.
+        class_means: class-representative activations of the targets, for methods that measure them.
+        scores: for every layer (by name) `[filters]` scores of a criterion that needs data.
+        partner: the tensors of a second network of the same architecture, for methods that mix two.
+        progress: share of the fine-tuning that is over, 0 … 1.
         left_alone: groups that may not be edited, each with the reason.
     """
 
     graph: CouplingGraph
     targets: tuple[str, ...]
-    statistics: Mapping[str, ClassMeans]
-    seed: int
+    tensors: Mapping[str, Tensor]
+    seed: int = 0
+    class_means: Mapping[str, ClassMeans] = dataclasses.field(default_factory=dict)
+    scores: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    partner: Mapping[str, Tensor] | None = None
+    progress: float = 0.0
     left_alone: Mapping[ChannelGroup, str] = dataclasses.field(default_factory=dict)
+
+    def with_class_means(self, means: Mapping[str, ClassMeans]) -> "Inputs":
+        """Return the same inputs with class-representative activations."""
+        return dataclasses.replace(self, class_means=means)
+
+    def with_scores(self, scores: Mapping[str, Tensor]) -> "Inputs":
+        """Return the same inputs with scores of a criterion."""
+        return dataclasses.replace(self, scores=scores)
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Return the convolutions and linear layers in the targets, or all of them without targets."""
+        return tuple(layer for layer in self.graph.layers if self.includes(layer.name))
+
+    def norms(self) -> dict[str, Norm]:
+        """Return the BatchNorms in the targets by module name, or all of them without targets."""
+        return {name: norm for name, norm in self.graph.norms.items() if self.includes(name)}
+
+    def includes(self, name: str) -> bool:
+        """Return whether a module is one of the targets or lies in one."""
+        return not self.targets or any(name == target or name.startswith(f"{target}.") for target in self.targets)
 
 
 @dataclass(frozen=True)
@@ -57,18 +90,27 @@ class Method:
         paper: authors, title, venue.
         summary: one sentence on what it does.
         config: frozen dataclass of its options.
-        needs_data: it measures activations on labelled images.
-        needs_training: the network should be fine-tuned after it.
         make_plan: `(inputs, config) → Plan`; it changes nothing.
+        scope: `target`: modules are operated on and fine-tuned one after the other, the deepest where none is named;
+            `network`: everything named, or the whole network, at once.
+        measures: `config → what it measures on labelled images`: `CLASS_MEANS`, the name of a data-driven criterion,
+            or None for nothing.
+        needs_partner: it mixes in a second network.
     """
 
     name: str
     paper: str
     summary: str
     config: type
-    needs_data: bool
-    needs_training: bool
     make_plan: Callable[[Inputs, Any], Plan]
+    scope: Literal["target", "network"] = "network"
+    measures: Callable[[Any], str | None] = lambda config: None
+    needs_partner: bool = False
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the method measures something on images with its default options."""
+        return self.measures(self.config()) is not None
 
     @property
     def options(self) -> tuple[Option, ...]:

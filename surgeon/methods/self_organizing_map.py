@@ -42,7 +42,7 @@ def self_organizing_map(
     *,
     generator: torch.Generator,
     init: Literal["pca", "random"] | Tensor = "pca",
-    epochs: int = 20,
+    epochs: int = 15,
     final_sigma: float = 0.3,
 ) -> SelfOrganizingMap:
     """Train a one-dimensional self-organizing map on all samples at once.

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 
 from surgeon.coupling.graph import Carried, ChannelGroup
-from surgeon.edit.execute import foldable
+from surgeon.edit.mix import foldable
 from surgeon.edit.plan import Edit, Mix, Plan, Reinitialize
 from surgeon.errors import DataError, OptionError
 from surgeon.measure.activations import ClassMeans
-from surgeon.methods.base import Inputs, Method, option
+from surgeon.methods.base import CLASS_MEANS, Inputs, Method, option
 from surgeon.methods.self_organizing_map import SelfOrganizingMap, self_organizing_map
 
 PAPER = "Baddar, Han, Rhee, Han: Self-Reorganizing and Rejuvenating CNNs for Increasing Model Capacity Utilization"
@@ -42,7 +42,7 @@ class SofmConfig:
         None, "repeat the operation every so many epochs of fine-tuning", paper="20 from scratch"
     )
     init: Literal["pca", "random"] = option("pca", "how the map starts", paper="random")
-    som_epochs: int = option(20, "epochs of the map's training")
+    som_epochs: int = option(15, "epochs of the map's training")
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
@@ -76,7 +76,7 @@ def make_plan(inputs: Inputs, config: SofmConfig) -> Plan:
             edited.add(group)
             if config.merge == "preserve":
                 skipped += _unfolded(target, group)
-            counts, trained = map_channels(inputs.statistics[target], carried, config, generator)
+            counts, trained = map_channels(inputs.class_means[target], carried, config, generator)
             edits += reorganize(carried, counts, config, seed=int(torch.randint(2**31, (1,), generator=generator)))
             figures[_unique(figures, group.name)] = {
                 "target": target,
@@ -178,7 +178,7 @@ SOFM = Method(
     summary="Sort channels by their class-representative activations on a self-organizing map, average those that"
     " agree, and start the freed ones anew.",
     config=SofmConfig,
-    needs_data=True,
-    needs_training=True,
     make_plan=make_plan,
+    scope="target",
+    measures=lambda config: CLASS_MEANS,
 )

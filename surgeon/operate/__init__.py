@@ -1,5 +1,6 @@
 """The parts composed into the jobs that users ask for."""
 
-from surgeon.operate.apply import apply, plan
+from surgeon.operate.apply import apply
+from surgeon.operate.plan import plan
 
 __all__ = ["apply", "plan"]

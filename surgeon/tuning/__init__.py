@@ -4,7 +4,7 @@ from surgeon.tuning.accelerator import make_accelerator
 from surgeon.tuning.config import MIXED_PRECISIONS, MixedPrecision, TuningConfig
 from surgeon.tuning.distill import Objective, soft_target_loss
 from surgeon.tuning.evaluate import Scores, compare_logits, evaluate, logits
-from surgeon.tuning.loop import BetweenEpochs, EpochRecord, OnEpoch, Tuned, tune
+from surgeon.tuning.loop import BetweenEpochs, EpochRecord, OnEpoch, Tuned, train_by_epochs, tune
 from surgeon.tuning.optimizer import clear_moments, create_optimizer
 from surgeon.tuning.schedule import create_schedule
 
@@ -26,5 +26,6 @@ __all__ = [
     "logits",
     "make_accelerator",
     "soft_target_loss",
+    "train_by_epochs",
     "tune",
 ]

@@ -1,7 +1,7 @@
 """Scores and logits of a network on a set of images."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -141,8 +141,9 @@ def count_images(loader: DataLoader[Any]) -> int | None:
     try:
         if loader.drop_last and loader.batch_size is not None:
             return len(loader) * loader.batch_size
-        return len(loader.dataset)  # type: ignore[arg-type]
+        return len(loader.dataset) if isinstance(loader.dataset, Sized) else None
     except TypeError:
+        # A stream may have the method and yet no length.
         return None
 
 

@@ -1,7 +1,7 @@
 """Fine-tuning: epochs of training, each followed by an evaluation, with the last and the best weights kept."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from math import ceil, isfinite
 from typing import Any
@@ -85,7 +85,6 @@ class _Run:
     schedule: Scheduler | None
     objective: Objective
     train_loader: DataLoader[Any]
-    val_loader: DataLoader[Any]
     images: int | None
     updates: int = 0
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -149,10 +148,11 @@ def tune(
     networks = (model,) if teacher is None else (model, teacher)
     try:
         with kept_modes(*networks), frozen_parameters(model, frozen):
-            run = _prepare(model, train_loader, val_loader, config, accelerator, teacher, frozenset(frozen), track)
+            run = _prepare(model, train_loader, config, accelerator, teacher, frozenset(frozen), track)
+            val_loader = accelerator.prepare(val_loader)
             for epoch in range(config.epochs):
                 operation = between_epochs(epoch, run.optimizer.optimizer) if between_epochs and epoch else None
-                record = _epoch(run, epoch, operation)
+                record = _epoch(run, val_loader, epoch, operation)
                 _keep(run, record)
                 if on_epoch is not None:
                     on_epoch(record)
@@ -161,10 +161,43 @@ def tune(
     return Tuned(tuple(run.epochs), run.best_epoch, run.best_state)
 
 
+def train_by_epochs(
+    model: nn.Module,
+    train_loader: DataLoader[Any],
+    config: TuningConfig,
+    *,
+    accelerator: Accelerator,
+    between_epochs: BetweenEpochs | None = None,
+    track: Track = no_progress,
+) -> Iterator[int]:
+    """Train a network like `tune`, an epoch each time the next number is asked for, and without evaluation.
+
+    Args:
+        model: the network, trained in place.
+        train_loader: see `tune`.
+        config: see `tune`.
+        accelerator: see `tune`.
+        between_epochs: see `tune`.
+        track: see `tune`.
+
+    Yields:
+        The number of the epoch that has just been trained.
+    """
+    try:
+        with kept_modes(model):
+            run = _prepare(model, train_loader, config, accelerator, None, frozenset(), track)
+            for epoch in range(config.epochs):
+                if between_epochs is not None and epoch:
+                    between_epochs(epoch, run.optimizer.optimizer)
+                _trained(run, epoch)
+                yield epoch
+    finally:
+        accelerator.free_memory()
+
+
 def _prepare(
     model: nn.Module,
     train_loader: DataLoader[Any],
-    val_loader: DataLoader[Any],
     config: TuningConfig,
     accelerator: Accelerator,
     teacher: nn.Module | None,
@@ -191,7 +224,6 @@ def _prepare(
         schedule=create_schedule(optimizer.optimizer, config, updates_per_epoch),
         objective=Objective(config.smoothing, teacher, config.teacher_weight, config.teacher_temperature),
         train_loader=loader,
-        val_loader=accelerator.prepare(val_loader),
         images=images,
     )
 
@@ -211,14 +243,11 @@ def _prepare_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     return prepared
 
 
-def _epoch(run: _Run, epoch: int, operation: dict[str, Any] | None) -> EpochRecord:
+def _epoch(run: _Run, val_loader: DataLoader[Any], epoch: int, operation: dict[str, Any] | None) -> EpochRecord:
     start = time.perf_counter()
     lr = float(run.optimizer.param_groups[0]["lr"])
-    train_unfrozen(run.module, run.frozen)
-    _order_images(run.train_loader, epoch, derived_seed(run.config.seed, epoch))
-    with seeded(derived_seed(run.config.seed, epoch, run.accelerator.process_index), run.accelerator.device):
-        trained = _train(run, epoch)
-    scores = evaluate(run.model, run.val_loader, accelerator=run.accelerator, track=run.track)
+    trained = _trained(run, epoch)
+    scores = evaluate(run.model, val_loader, accelerator=run.accelerator, track=run.track)
     return EpochRecord(
         epoch=epoch,
         lr=lr,
@@ -230,6 +259,14 @@ def _epoch(run: _Run, epoch: int, operation: dict[str, Any] | None) -> EpochReco
         images_per_second=trained.images / trained.seconds,
         operation=operation,
     )
+
+
+def _trained(run: _Run, epoch: int) -> _Pass:
+    """Train for one epoch that depends on its number alone, not on how many there were before."""
+    train_unfrozen(run.module, run.frozen)
+    _order_images(run.train_loader, epoch, derived_seed(run.config.seed, epoch))
+    with seeded(derived_seed(run.config.seed, epoch, run.accelerator.process_index), run.accelerator.device):
+        return _train(run, epoch)
 
 
 def _train(run: _Run, epoch: int) -> _Pass:

@@ -71,6 +71,11 @@ def _batch_norm_is_frozen(path: str, module: _BatchNorm, frozen: Collection[str]
     return all(name in frozen for name in own)
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """Tell whether a network has layers that normalize by the statistics of a batch."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
 def derived_seed(*numbers: int) -> int:
     """Mix a seed with the numbers of an epoch, a process, … into another seed, in 0..2³²-1."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

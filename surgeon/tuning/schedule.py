@@ -33,13 +33,14 @@ def create_schedule(optimizer: Optimizer, config: TuningConfig, updates_per_epoc
         )
     # timm's own default falls after 90 epochs; to other schedules the option means something else.
     decay: dict[str, Any] = {"decay_epochs": config.epochs / 3} if config.sched == "step" else {}
+    # timm multiplies the milestones by the updates an epoch, so fractions of epochs are as good as its whole numbers.
+    decay["decay_milestones"] = [config.epochs / 2, config.epochs * 3 / 4]
     try:
         schedule: Scheduler | None
         schedule, _ = create_scheduler_v2(
             optimizer,
             sched=config.sched,
             num_epochs=config.epochs,
-            decay_milestones=[config.epochs / 2, config.epochs * 3 / 4],  # type: ignore[list-item]
             warmup_epochs=config.warmup_epochs,
             step_on_epochs=False,
             updates_per_epoch=updates_per_epoch,

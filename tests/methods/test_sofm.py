@@ -179,7 +179,7 @@ def test_channels_that_show_the_same_land_on_the_same_node(graph: CouplingGraph)
 def test_the_plan_of_a_target_and_its_determinism(graph: CouplingGraph) -> None:
     generator = torch.Generator().manual_seed(2)
     means = {"stage": ClassMeans(torch.rand(3, 6, 5, 5, generator=generator), torch.tensor([1, 1, 1]))}
-    plans = [make_plan(Inputs(graph, ("stage",), means, seed=11), SofmConfig()) for _ in range(2)]
+    plans = [make_plan(Inputs(graph, ("stage",), {}, seed=11, class_means=means), SofmConfig()) for _ in range(2)]
     assert plans[0].figures == plans[1].figures
     assert plans[0].figures["stem"]["nodes"] == 3
     for one, two in zip(plans[0].edits, plans[1].edits, strict=True):
@@ -193,7 +193,7 @@ def test_the_plan_of_a_target_and_its_determinism(graph: CouplingGraph) -> None:
 
 def test_a_group_is_edited_once_and_the_second_target_says_so(graph: CouplingGraph) -> None:
     rest = ClassMeans(torch.rand(3, 6, 5, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 1, 1]))
-    made = make_plan(Inputs(graph, ("stem_norm", "stage"), {"stem_norm": rest, "stage": rest}, seed=0), SofmConfig())
+    made = make_plan(Inputs(graph, ("stem_norm", "stage"), {}, class_means={"stem_norm": rest, "stage": rest}), SofmConfig())
     assert sum(isinstance(edit, Mix) for edit in made.edits) == 1
     assert made.skipped == (
         "stage: the channels of 'stem' are left alone: they are edited by an earlier target already.",

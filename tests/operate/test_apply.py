@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import surgeon
 from surgeon.edit.plan import Plan, Reinitialize
 from surgeon.errors import DataError, OptionError
-from surgeon.operate.apply import forget
+from surgeon.operate.moments import forget
 from surgeon.operate.record import ranges
 from surgeon.tuning import TuningConfig
 

@@ -1,0 +1,30 @@
+"""The information in a tensor's values."""
+
+import torch
+from torch import Tensor
+
+# Values in one piece: small enough for the cache and for one thread, so that a large layer is never copied whole.
+PIECE = 2**14
+
+
+def histogram_entropy(values: Tensor, bins: int = 10) -> float:
+    """Give the entropy of a histogram of values over their own range, in nats (natural logarithm).
+
+    Args:
+        values: any shape, at least one value, all finite.
+        bins: number of bins of equal width from the smallest to the largest value, both included.
+
+    Returns:
+        `−Σ p log p` over the bins' shares p, from 0 for values that are all equal to `log(bins)`.
+
+    Source: Meng et al.: Filter Grafting for Deep Neural Networks, CVPR 2020.
+    """
+    flat = values.detach().flatten()
+    low, high = (float(end) for end in flat.aminmax())
+    if low == high:
+        return 0.0
+    counts = torch.zeros(bins, dtype=torch.int64, device=flat.device)
+    for piece in flat.split(PIECE):
+        places = (piece.double() - low).mul_(bins / (high - low)).long().clamp_(max=bins - 1)
+        counts += torch.bincount(places, minlength=bins)
+    return float(torch.special.entr(counts.double() / len(flat)).sum())

@@ -1,0 +1,108 @@
+"""Which filters and kernels are too weak to learn, by rank of their magnitudes alone."""
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+
+def lowest(values: Tensor, share: float) -> Tensor:
+    """Give the places of the lowest values along the last axis, the lowest first; of equal ones the earlier is lower.
+
+    Args:
+        values: `[…, n]`.
+        share: 0 … 1; `floor(share · n)` places are given, share taken as the decimal number that it prints as.
+
+    Returns:
+        LongTensor `[…, floor(share · n)]`.
+    """
+    # As a binary number, 0.29 is a little less than 0.29, and of 100 filters it would give 28.
+    count = math.floor(Fraction(repr(float(share))) * values.shape[-1])
+    return values.argsort(dim=-1, stable=True)[..., :count]
+
+
+def mean_magnitudes(weight: Tensor, dim: int = 0) -> Tensor:
+    """Give the mean magnitude of every filter's weights.
+
+    Args:
+        weight: `[O, I, …]`, or with the O filters along another axis.
+        dim: the axis that counts the filters.
+
+    Returns:
+        float64 `[O]`.
+    """
+    return weight.movedim(dim, 0).flatten(1).abs().mean(1, dtype=torch.float64)
+
+
+def invalid_filters(
+    weights: Mapping[str, Tensor], filters: Mapping[str, int], alpha: float, beta: float
+) -> dict[str, Tensor]:
+    """Give the filters that are among the weakest of the network and among the weakest of their layer.
+
+    The first condition compares mean magnitudes, because a filter's sum depends on its layer's size; within a layer
+    all filters are of one size. Of equal filters the one of the earlier layer or place is weaker.
+
+    Args:
+        weights: by name, `[O, I, …]`, or with the O filters along another axis.
+        filters: by the same names, the axis that counts the filters.
+        alpha: share of all filters of all these weights, 0 … 1, rounded down to a whole number of filters.
+        beta: share of each weight's filters, 0 … 1, likewise.
+
+    Returns:
+        By the same names, bool `[O]` on the CPU.
+
+    Source: Lee, Kim: Versatile kernel reactivation for deep convolutional neural networks, C1 and C2.
+    """
+    if not weights:
+        return {}
+    means = {name: mean_magnitudes(weight, filters[name]).cpu() for name, weight in weights.items()}
+    everything = torch.cat(list(means.values()))
+    weakest = _mask(everything, alpha).split([len(mean) for mean in means.values()])
+    return {name: overall & _mask(means[name], beta) for name, overall in zip(means, weakest, strict=True)}
+
+
+def invalid_kernels(weight: Tensor, filters: int, invalid: Tensor, gamma: float) -> Tensor:
+    """Give the kernels of lowest L1 norm in each invalid filter.
+
+    A kernel is the part of a filter that reads one input channel. Kernels of a single weight have no shape that could
+    be kept, so a layer of 1×1 kernels has no invalid ones.
+
+    Args:
+        weight: `[O, I, …]`, or `[I, O, …]` of a transposed convolution in one group, with any number of spatial axes.
+        filters: the axis that counts the filters, 0 or 1.
+        invalid: bool `[O]`, the invalid filters.
+        gamma: share of a filter's kernels, 0 … 1, rounded down to a whole number of kernels.
+
+    Returns:
+        LongTensor `[n, 2]` on the CPU: number of the filter and of the kernel in it, filter by filter, each filter's
+        weakest kernel first.
+
+    Source: Lee, Kim: Versatile kernel reactivation for deep convolutional neural networks, C3.
+    """
+    if weight.shape[2:].numel() == 1:
+        return torch.empty(0, 2, dtype=torch.int64)
+    chosen = torch.nonzero(invalid.cpu()).flatten()
+    norms = kernel_norms(weight.index_select(filters, chosen.to(weight.device)), filters).cpu()
+    kernels = lowest(norms, gamma)
+    return torch.stack([chosen[:, None].expand_as(kernels), kernels], dim=-1).reshape(-1, 2)
+
+
+def kernel_norms(weight: Tensor, filters: int = 0) -> Tensor:
+    """Give the L1 norm of every kernel.
+
+    Args:
+        weight: `[O, I, …]`, or `[I, O, …]` of a transposed convolution in one group.
+        filters: the axis that counts the filters, 0 or 1.
+
+    Returns:
+        float64 `[O, I]`.
+    """
+    return weight.movedim(filters, 0).unsqueeze(-1).flatten(2).abs().sum(2, dtype=torch.float64)
+
+
+def _mask(values: Tensor, share: float) -> Tensor:
+    mask = torch.zeros(values.shape, dtype=torch.bool)
+    mask[lowest(values, share)] = True
+    return mask

@@ -1,0 +1,277 @@
+"""Scores of filters that are measured on labelled images, streamed batch by batch."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
+
+from surgeon.coupling.graph import Layer, Norm
+from surgeon.errors import ArchitectureError, DataError, OptionError
+from surgeon.measure.batches import Batches, image_count
+from surgeon.measure.criteria import CRITERIA, activation, apoz, layerwise, oracle, taylor
+from surgeon.measure.filters import filter_count, own_norms
+from surgeon.measure.modes import keep_modes
+from surgeon.progress import Track, no_progress
+
+Say = Callable[[str], None]
+OnOutput = Callable[[str, Tensor], Tensor | None]
+"""`on_output(layer, outputs)` is told of a layer's outputs and may return others in their place."""
+
+MINUTE, HOUR = 60, 3600
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+def filter_scores(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    criterion: str,
+    batches: Batches,
+    *,
+    device: torch.device | str,
+    track: Track = no_progress,
+    say: Say = _silent,
+) -> dict[str, Tensor]:
+    """Measure how strong the filters of layers are by a criterion that needs images.
+
+    Outputs are read behind a layer's BatchNorm where it has one to itself, else at the layer, and always before an
+    activation function; of a layer that runs several times in a forward pass, every run counts. The network runs in
+    evaluation mode and is left as it was: modes, hooks, gradients, and every tensor.
+
+    Args:
+        model: on `device` already.
+        layers: layers of `graph.layers`.
+        criterion: `activation`, `apoz`, `taylor` or `oracle`; see `criteria.py`.
+        batches: `(images float32 [B, C, H, W], labels int64 [B])`; the oracle reads them once for every filter.
+        track: is told of every batch.
+        say: is told, before the oracle starts, how long it will take.
+
+    Returns:
+        By layer, float32 `[filters]` on the CPU. A layer is not in it if it has no weight of its own, does not run in
+        evaluation, or its output does not have one channel for each filter.
+
+    Raises:
+        OptionError: the criterion is unknown or needs no images.
+        DataError: there is no image, a label is out of range, or the oracle cannot read the batches twice.
+        ArchitectureError: the network does not return one row of logits an image.
+    """
+    if criterion not in CRITERIA or not CRITERIA[criterion].needs_data:
+        known = ", ".join(name for name, known in CRITERIA.items() if known.needs_data)
+        raise OptionError(f"The criterion '{criterion}' is not measured on images.", f"Choose one of: {known}.")
+    norms, tensors = own_norms(layers), model.state_dict(keep_vars=True)
+    points = {
+        layer.name: _point(model, layer, norms.get(layer.name), filter_count(layer, tensors))
+        for layer in layers
+        if layer.writer is not None
+    }
+    with keep_modes(model):
+        model.eval()
+        if criterion == "oracle":
+            return _oracle(model, points, batches, torch.device(device), track, say)
+        if criterion == "taylor":
+            return _taylor(model, points, batches, torch.device(device), track)
+        score = {"activation": activation, "apoz": apoz}[criterion]
+        return _of_outputs(model, points, score, batches, torch.device(device), track)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Where the outputs of a layer's filters are read: a module's input or output, and the axis of the channels."""
+
+    name: str
+    module: nn.Module
+    is_input: bool
+    dim: int
+    filters: int
+
+
+def _point(model: nn.Module, layer: Layer, norm: Norm | None, filters: int) -> _Point:
+    if norm is None:
+        return _Point(layer.name, model.get_submodule(layer.name), False, 1 if layer.convolution else -1, filters)
+    module = model.get_submodule(norm.running_mean.rpartition(".")[0])
+    act = getattr(module, "act", None)
+    if isinstance(act, nn.Module):
+        # timm's BatchNormAct2d applies the activation function itself, as its last module.
+        return _Point(layer.name, act, True, 1, filters)
+    return _Point(layer.name, module, False, 1, filters)
+
+
+@contextmanager
+def _outputs_to(on_output: OnOutput, points: Iterable[_Point]) -> Iterator[None]:
+    """Tell of the outputs at all points while the context lasts."""
+    with ExitStack() as stack:
+        for point in points:
+            stack.callback(_hook(point, on_output).remove)
+        yield
+
+
+def _hook(point: _Point, on_output: OnOutput) -> RemovableHandle:
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        changed = on_output(point.name, inputs[0]) if _fits(point, inputs[0]) else None
+        return None if changed is None else (changed, *inputs[1:])
+
+    def after(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return on_output(point.name, output) if _fits(point, output) else None
+
+    module = point.module
+    return module.register_forward_pre_hook(before) if point.is_input else module.register_forward_hook(after)
+
+
+def _fits(point: _Point, output: Any) -> bool:
+    return isinstance(output, Tensor) and output.dim() > 1 and output.shape[point.dim] == point.filters
+
+
+def _flat(output: Tensor, dim: int) -> Tensor:
+    """Return outputs as float32 `[N, filters, positions]`."""
+    return (
+        output.detach().float().movedim(dim, 1).flatten(2) if output.dim() > 2 else output.detach().float()[..., None]
+    )
+
+
+class _Means:
+    """Means over images of one row of numbers for every filter."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str, rows: Tensor) -> None:
+        """Add rows `[N, filters]`."""
+        total = rows.sum(0).cpu().double()
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._counts[name] = self._counts.get(name, 0) + len(rows)
+
+    def result(self, order: Iterable[str]) -> dict[str, Tensor]:
+        """Return the means, float32 `[filters]`."""
+        return {name: (self._sums[name] / self._counts[name]).float() for name in order if name in self._sums}
+
+
+def _of_outputs(
+    model: nn.Module,
+    points: Mapping[str, _Point],
+    score: Callable[[Tensor], Tensor],
+    batches: Batches,
+    device: torch.device,
+    track: Track,
+) -> dict[str, Tensor]:
+    means, images_seen = _Means(), 0
+
+    def add(name: str, output: Tensor) -> None:
+        means.add(name, score(_flat(output, points[name].dim)))
+
+    with torch.no_grad(), _outputs_to(add, points.values()):
+        for images, _ in track(batches, "measuring", image_count(batches)):
+            model(images.to(device, non_blocking=True))
+            images_seen += len(images)
+    _check_any(images_seen)
+    return means.result(points)
+
+
+def _taylor(
+    model: nn.Module, points: Mapping[str, _Point], batches: Batches, device: torch.device, track: Track
+) -> dict[str, Tensor]:
+    means, images_seen = _Means(), 0
+
+    def add(name: str, output: Tensor) -> None:
+        if not output.requires_grad:
+            return
+        # What follows may write into the output, as an in-place ReLU does.
+        outputs = _flat(output, points[name].dim).clone()
+        output.register_hook(lambda grad: means.add(name, taylor(outputs, _flat(grad, points[name].dim))))
+
+    with torch.enable_grad(), _outputs_to(add, points.values()):
+        for images, labels in track(batches, "measuring", image_count(batches)):
+            # With the gradient of the images asked for, all outputs have one, and no parameter gets any.
+            leaf = images.to(device, non_blocking=True).detach().requires_grad_()
+            logits, labels = _logits(model(leaf.clone()), labels.to(device))
+            torch.autograd.grad(functional.cross_entropy(logits, labels, reduction="sum"), leaf)
+            images_seen += len(images)
+    _check_any(images_seen)
+    return {name: layerwise(scores) for name, scores in means.result(points).items()}
+
+
+def _oracle(
+    model: nn.Module,
+    points: Mapping[str, _Point],
+    batches: Batches,
+    device: torch.device,
+    track: Track,
+    say: Say,
+) -> dict[str, Tensor]:
+    if isinstance(batches, Iterator):
+        raise DataError("The oracle reads the images once for every filter.", "Give a DataLoader or a list of batches.")
+    ran: set[str] = set()
+    start = time.perf_counter()
+    right = images_seen = 0
+    with torch.no_grad(), _outputs_to(lambda name, output: ran.add(name), points.values()):
+        for images, labels in track(batches, "measuring", image_count(batches)):
+            right += _right(model, images, labels, device)
+            images_seen += len(images)
+    _check_any(images_seen)
+    seconds = time.perf_counter() - start
+    places = [(point, filter_) for point in points.values() if point.name in ran for filter_ in range(point.filters)]
+    say(
+        f"The oracle evaluates the network on {images_seen:,} images for each of {len(places):,} filters: "
+        f"about {_duration(seconds * len(places))}."
+    )
+    without = {name: torch.zeros(points[name].filters) for name in points if name in ran}
+    with torch.no_grad():
+        for images, labels, point, filter_ in track(_jobs(batches, places), "oracle", images_seen * len(places)):
+            with _outputs_to(_zero(point, filter_), [point]):
+                without[point.name][filter_] += _right(model, images, labels, device)
+    return {name: oracle(right / images_seen, count / images_seen) for name, count in without.items()}
+
+
+def _jobs(batches: Batches, places: Iterable[tuple[_Point, int]]) -> Iterator[tuple[Tensor, Tensor, _Point, int]]:
+    for point, filter_ in places:
+        for images, labels in batches:
+            yield images, labels, point, filter_
+
+
+def _zero(point: _Point, filter_: int) -> OnOutput:
+    """Return what zeroes one filter's output, which is what zeroing it with its BatchNorm's scale and shift does."""
+    return lambda name, output: output.index_fill(point.dim, torch.tensor([filter_], device=output.device), 0)
+
+
+def _right(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> int:
+    logits, labels = _logits(model(images.to(device, non_blocking=True)), labels.to(device))
+    hits = (logits.argmax(1) == labels) & ~logits.isnan().any(1)
+    return int(hits.sum())
+
+
+def _logits(output: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the network's logits, float32 `[B, classes]`, and labels that fit them."""
+    logits = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
+    if logits is None or logits.dim() != 2:
+        returned = "no tensor" if logits is None else f"a tensor of shape {list(logits.shape)}"
+        raise ArchitectureError(
+            f"The network returns {returned}, not one row of class logits an image.",
+            "Give a network that classifies images, with its classifier.",
+        )
+    wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
+    if len(wrong):
+        raise DataError(
+            f"The label {int(wrong[0])} is out of range for {logits.shape[1]} classes.",
+            "Give data whose classes are those of the network's classifier.",
+        )
+    return logits.float(), labels.to(torch.int64)
+
+
+def _check_any(images: int) -> None:
+    if not images:
+        raise DataError("There is no image to measure filters on.", "Give data with at least one labelled image.")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 2 * MINUTE:
+        return f"{seconds:.0f} s"
+    return f"{seconds / MINUTE:.0f} minutes" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} hours"

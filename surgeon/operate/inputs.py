@@ -1,0 +1,141 @@
+"""What a method is given: the targets that the user means, and what it measures on images."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgeon.coupling.graph import ChannelGroup, CouplingGraph
+from surgeon.errors import DataError, LayerError, OptionError
+from surgeon.measure.activations import class_means
+from surgeon.measure.scores import filter_scores
+from surgeon.methods import METHODS
+from surgeon.methods.base import CLASS_MEANS, Inputs, Method
+from surgeon.operate.targets import find_scope, find_targets
+from surgeon.progress import Track
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network under one method: everything that its plans are made from and that stays the same.
+
+    Attributes:
+        model: the network.
+        method: the method.
+        config: its options.
+        graph: the network's coupling graph.
+        images: batches to measure on, or None.
+        device: where to measure.
+        track: is told of every batch.
+        say: is told what a reader should know while it measures.
+    """
+
+    model: nn.Module
+    method: Method
+    config: Any
+    graph: CouplingGraph
+    images: Batches | None
+    device: torch.device
+    track: Track
+    say: Say
+
+
+def find_method(name: str) -> Method:
+    """Return the method of this name.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if name not in METHODS:
+        raise OptionError(f"There is no method '{name}'.", f"Choose one of: {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def rounds(method: Method, graph: CouplingGraph, layers: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Return the targets of every plan: one module at a time, in execution order, or everything at once.
+
+    Raises:
+        LayerError: a pattern matches nothing, or only frozen channels where the method moves channels.
+    """
+    if method.scope == "network":
+        return (find_scope(graph, layers),)
+    # In execution order, so that what is frozen for a later target lies before it.
+    return tuple((target,) for target in sorted(find_targets(graph, layers), key=graph.outputs.order))
+
+
+def measured_inputs(
+    subject: Subject,
+    targets: tuple[str, ...],
+    seed: int,
+    left_alone: Mapping[ChannelGroup, str],
+    partner: Mapping[str, Tensor] | None = None,
+    progress: float = 0.0,
+) -> Inputs:
+    """Return the inputs of one plan, with what the method measures on images.
+
+    Raises:
+        DataError: the method needs images and there are none, or their labels do not fit.
+        LayerError: a target's output is not one tensor.
+        OptionError: the method needs a partner and there is none.
+    """
+    if subject.method.needs_partner and partner is None:
+        raise OptionError(
+            f"The method {subject.method.name} mixes two networks and was given one.", "Name the other with --partner."
+        )
+    inputs = Inputs(
+        subject.graph,
+        targets,
+        {key: tensor.detach() for key, tensor in subject.model.state_dict().items()},
+        seed,
+        partner=partner,
+        progress=progress,
+        left_alone=left_alone,
+    )
+    return _measured(subject, inputs)
+
+
+def _measured(subject: Subject, inputs: Inputs) -> Inputs:
+    wanted = subject.method.measures(subject.config)
+    if wanted is None:
+        return inputs
+    if subject.images is None:
+        raise DataError(
+            f"The method {subject.method.name} measures {wanted} and needs images.", "Pass some with --data."
+        )
+    if wanted != CLASS_MEANS:
+        layers = inputs.layers()
+        scores = filter_scores(
+            subject.model, layers, wanted, subject.images, device=subject.device, track=subject.track, say=subject.say
+        )
+        return inputs.with_scores(scores)
+    for target in inputs.targets:
+        if subject.graph.outputs.tensors(target) != 1:
+            raise LayerError(
+                f"The module '{target}' hands several tensors on, so its output's channels are not those of one.",
+                "Name one of the modules in it.",
+            )
+    classes = num_outputs(subject.model)
+    means = class_means(
+        subject.model, inputs.targets, subject.images, classes, device=subject.device, track=subject.track
+    )
+    return inputs.with_class_means(means)
+
+
+def num_outputs(model: nn.Module) -> int:
+    """Return the number of classes of a classifier: its attribute, or the rows of its last linear layer.
+
+    Raises:
+        OptionError: the network has neither.
+    """
+    known = getattr(model, "num_classes", None)
+    if isinstance(known, int) and known > 0:
+        return known
+    layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    if not layers:
+        raise OptionError("The network has no classifier.", "Give it an attribute num_classes.")
+    return layers[-1].out_features if isinstance(layers[-1], nn.Linear) else layers[-1].out_channels

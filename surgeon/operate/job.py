@@ -1,0 +1,253 @@
+"""A job on files: what it consists of, and everything that can be refused before any work is done."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from surgeon.checkpoint import Checkpoint, open_checkpoint, refuse_existing
+from surgeon.coupling.graph import CouplingGraph
+from surgeon.data import ImageData, check_classes, make_loader
+from surgeon.errors import DataError, OptionError, OutputError
+from surgeon.methods import make_config
+from surgeon.operate.images import trace_for_images
+from surgeon.operate.inputs import Say, find_method, num_outputs, rounds
+from surgeon.tuning import TuningConfig
+from surgeon.tuning.evaluate import count_images
+from surgeon.tuning.modes import has_batch_norm
+from surgeon.tuning.optimizer import create_optimizer
+from surgeon.tuning.schedule import create_schedule
+
+OpenImages = Callable[[nn.Module], ImageData]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with one checkpoint file.
+
+    Attributes:
+        checkpoint: path of the input, which is never written to.
+        method: name of the method.
+        options: its options, as text or values.
+        layers: module names and globs.
+        arch: the architecture as the user gave it, or None.
+        images: opens the data set for a network; None where there are no images.
+        example: gives an input of the size that the network takes, for tracing.
+        output: path of the result; `<stem>-<method>.safetensors` beside the input where it is None.
+        overwrite: replace outputs that exist.
+        epochs: epochs of fine-tuning.
+        tuning: its other options.
+        teacher: `original`, the path of a checkpoint of the same architecture, or None.
+        partner: path of a second checkpoint of the same architecture, for methods that mix two.
+        recalibrate: measure BatchNorm statistics anew after the operation.
+        seed: seed of everything random.
+        batch_size: images a batch.
+        workers: processes that read images.
+        weights: the key of the weights to take where the checkpoint holds several, or None.
+    """
+
+    checkpoint: Path
+    method: str
+    options: Mapping[str, Any]
+    layers: tuple[str, ...]
+    arch: str | None
+    images: OpenImages | None
+    example: Callable[[nn.Module], torch.Tensor]
+    output: Path | None
+    overwrite: bool
+    epochs: int
+    tuning: TuningConfig
+    teacher: str | None
+    partner: Path | None
+    recalibrate: bool
+    seed: int
+    batch_size: int
+    workers: int
+    weights: str | None = None
+
+    @property
+    def result(self) -> Path:
+        """Where the fine-tuned network goes."""
+        return self.output or self.checkpoint.with_name(f"{self.checkpoint.stem}-{self.method}.safetensors")
+
+    @property
+    def best(self) -> Path:
+        """Where the best epoch's weights go, if it is not the last."""
+        return self.result.with_name(f"{self.result.stem}-best.safetensors")
+
+    @property
+    def record(self) -> Path:
+        """Where the record goes."""
+        return self.result.with_suffix(".json")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Everything that a job names, opened and found fit for it.
+
+    Attributes:
+        model: the checkpoint's network.
+        checkpoint: what was read.
+        graph: its coupling graph.
+        teacher: `original`, a network, or None.
+        partner: the second network, or None.
+        data: the images; None where there are none.
+        notes: what a reader of the results should know.
+    """
+
+    model: nn.Module
+    checkpoint: Checkpoint
+    graph: CouplingGraph
+    teacher: nn.Module | str | None
+    partner: nn.Module | None
+    data: ImageData | None
+    notes: tuple[str, ...]
+
+
+def open_job(job: Job, say: Say) -> Opened:
+    """Open everything that a job names, the cheapest checks first and the images last.
+
+    Raises:
+        SurgeonError: one of its inputs cannot be used.
+    """
+    _check_method(job)
+    _check_outputs(job)
+    model, checkpoint = open_checkpoint(job.checkpoint, job.arch, job.weights)
+    _check_tuning(job, model)
+    graph = trace_for_images(model, job.example(model))
+    rounds(find_method(job.method), graph, job.layers)
+    teacher, teacher_notes = _teacher(job)
+    partner, partner_notes = _partner(job)
+    data = _open_images(job, model)
+    notes = (*checkpoint.notes, *_precision_notes(checkpoint, model), *teacher_notes, *partner_notes)
+    if data is not None:
+        notes += (*data.notes, *data.training_notes, *_batch_notes(job, model, data))
+    for note in notes:
+        say(note)
+    return Opened(model, checkpoint, graph, teacher, partner, data, notes)
+
+
+def _check_outputs(job: Job) -> None:
+    """Refuse outputs that could not be written, before any work is done.
+
+    Raises:
+        OutputError: a path exists, is the input, or is not for .safetensors.
+    """
+    if job.result.suffix.lower() != ".safetensors":
+        raise OutputError(
+            f"The output {job.result} has the suffix {job.result.suffix or '(none)'}, and results are safetensors.",
+            "Give a name that ends in .safetensors with -o.",
+        )
+    if job.result.resolve() == job.checkpoint.resolve():
+        raise OutputError(f"The output {job.result} is the input itself.", "Give another name with -o.")
+    for path in (job.result, job.record, job.best):
+        refuse_existing(path, job.overwrite)
+
+
+def _check_tuning(job: Job, model: nn.Module) -> None:
+    """Refuse an optimizer or a schedule that cannot be made, and batches too small, before any work is done."""
+    if _trains_batch_norm(job, model) and job.batch_size == 1:
+        raise OptionError(
+            "The network has BatchNorm, whose statistics are those of a batch, and --batch-size 1 gives it one image.",
+            "Give a larger --batch-size.",
+        )
+    if job.images is not None and job.epochs:
+        create_schedule(create_optimizer(model, job.tuning), job.tuning, 1)
+
+
+def _check_method(job: Job) -> None:
+    method = find_method(job.method)
+    wanted = method.measures(make_config(method, job.options))
+    if wanted is not None and job.images is None:
+        raise DataError(
+            f"The method {job.method} measures {wanted} on labelled images, and there are none.",
+            "Name some with --data: a folder with one folder a class, a timm name, or digits to try it out.",
+        )
+    if method.needs_partner and job.partner is None:
+        raise OptionError(
+            f"The method {job.method} mixes two networks and was given one.", "Name the other with --partner."
+        )
+    if job.partner is not None and not method.needs_partner:
+        raise OptionError(f"The method {job.method} takes no partner.", "Leave --partner out.")
+
+
+def _precision_notes(checkpoint: Checkpoint, model: nn.Module) -> list[str]:
+    """Return a note where the result's weights are not of the file's type.
+
+    They stay as they were computed: the record's figures are theirs, and rounding them again could overflow.
+    """
+    stored, own = (
+        {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.is_floating_point()}
+        for tensors in (checkpoint.tensors, model.state_dict())
+    )
+    if stored <= own:
+        return []
+    return [
+        f"{checkpoint.path} stores weights in {' and '.join(sorted(stored - own))}; they are computed with and written "
+        f"in {' and '.join(sorted(own))}, which loads into a network of either."
+    ]
+
+
+def _open_images(job: Job, model: nn.Module) -> ImageData | None:
+    if job.images is None:
+        return None
+    data = job.images(model)
+    check_classes(data, num_outputs(model))
+    if _trains_batch_norm(job, model) and count_images(loader(job, data.train)) == 1:
+        raise DataError(
+            f"The data {data.name} leaves one training image, and BatchNorm cannot be trained on one.",
+            "Give more images, or a larger --limit.",
+        )
+    return data
+
+
+def _trains_batch_norm(job: Job, model: nn.Module) -> bool:
+    return job.images is not None and (job.epochs > 0 or job.recalibrate) and has_batch_norm(model)
+
+
+def _leaves_single_image(job: Job, model: nn.Module, data: ImageData) -> bool:
+    """Whether the last batch of an epoch has one image, of which BatchNorm may have no statistics."""
+    count = count_images(loader(job, data.train))
+    return job.epochs > 0 and has_batch_norm(model) and count is not None and count % job.batch_size == 1
+
+
+def _batch_notes(job: Job, model: nn.Module, data: ImageData) -> list[str]:
+    if not _leaves_single_image(job, model, data):
+        return []
+    return ["One image is left out of every epoch, another each time: it would be a batch alone, unfit for BatchNorm."]
+
+
+def training_loader(job: Job, model: nn.Module, data: ImageData) -> DataLoader[Any]:
+    return loader(job, data.train, shuffle=True, drop_last=_leaves_single_image(job, model, data))
+
+
+def loader(job: Job, dataset: Any, *, shuffle: bool = False, drop_last: bool = False) -> DataLoader[Any]:
+    return make_loader(
+        dataset,
+        batch_size=job.batch_size,
+        workers=job.workers,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        seed=job.seed,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _partner(job: Job) -> tuple[nn.Module | None, tuple[str, ...]]:
+    """Return the second network, and notes about its file."""
+    if job.partner is None:
+        return None, ()
+    partner, checkpoint = open_checkpoint(job.partner, job.arch)
+    return partner, checkpoint.notes
+
+
+def _teacher(job: Job) -> tuple[nn.Module | str | None, tuple[str, ...]]:
+    """Return the teacher, and notes about its file."""
+    if job.teacher is None or job.teacher == "original":
+        return job.teacher, ()
+    teacher, checkpoint = open_checkpoint(Path(job.teacher), job.arch)
+    return teacher, checkpoint.notes

@@ -1,0 +1,69 @@
+"""The second network of a method that mixes two, which may train along."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from surgeon.edit.execute import execute
+from surgeon.edit.plan import Plan
+from surgeon.operate.inputs import Subject, measured_inputs
+from surgeon.operate.moments import forget
+from surgeon.tuning import TuningConfig, make_accelerator, train_by_epochs
+
+SEED_SHIFT = 1
+"""The partner sees the images in another order: two networks that learn the same have nothing to give each other."""
+
+
+class Partner:
+    """A network of the same architecture; where the operation repeats, it is trained and operated on in turn.
+
+    Args:
+        model: the partner, on the device; changed only if it trains along.
+        subject: the network that it is the partner of.
+        train: batches for training.
+        tuning: the options of training, the same for both but for the seed.
+    """
+
+    def __init__(self, model: nn.Module, subject: Subject, train: DataLoader[Any] | None, tuning: TuningConfig) -> None:
+        self._model = model
+        self._subject = subject
+        self._epochs: Iterator[int] | None = None
+        self._pending: Plan | None = None
+        if getattr(subject.config, "every", None) and train is not None and tuning.epochs:
+            settings = dataclasses.replace(tuning, seed=tuning.seed + SEED_SHIFT)
+            accelerator = make_accelerator(settings.mixed_precision)
+            self._epochs = train_by_epochs(
+                model, train, settings, accelerator=accelerator, between_epochs=self._carry_out, track=subject.track
+            )
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is trained along."""
+        return self._epochs is not None
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """Its tensors by state-dict key, as they are now."""
+        return self._model.state_dict()
+
+    def train_epoch(self) -> None:
+        """Train it for one epoch, after the operation that was planned for it."""
+        if self._epochs is not None:
+            next(self._epochs)
+
+    def plan(self, targets: tuple[str, ...], seed: int, progress: float) -> None:
+        """Plan the operation on it, with the other network as it is now for its partner."""
+        mine = dataclasses.replace(self._subject, model=self._model)
+        other = {key: tensor.clone() for key, tensor in self._subject.model.state_dict().items()}
+        self._pending = mine.method.make_plan(measured_inputs(mine, targets, seed, {}, other, progress), mine.config)
+
+    def _carry_out(self, epoch: int, optimizer: Optimizer) -> None:
+        if self._pending is not None:
+            execute(self._model, self._pending)
+            forget(optimizer, self._model, self._pending)
+            self._pending = None

@@ -1,0 +1,70 @@
+"""The figures of every stage: accuracy on validation images, and how far the answers drifted from the original's."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from surgeon.errors import DataError
+from surgeon.operate.inputs import Batches
+from surgeon.operate.record import Stage, StageName
+from surgeon.progress import Track
+from surgeon.tuning import Scores, compare_logits, evaluate, logits
+
+DRIFT_IMAGES = 256
+"""Calibration images on which the logits are compared with the original's."""
+
+
+@dataclass
+class Gauge:
+    """Measures stages, always on the same images; its own reference is the network as it came."""
+
+    model: nn.Module
+    val: DataLoader[Any] | None
+    calibration: Batches | None
+    accelerator: Accelerator
+    track: Track
+    _images: DataLoader[Any] | None = field(default=None, init=False)
+    _reference: torch.Tensor | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.calibration is not None:
+            self._images = _first_images(self.calibration)
+            self._reference = logits(self.model, self._images, accelerator=self.accelerator)
+
+    def stage(self, name: StageName, target: str | None, start: float, scores: Scores | None = None) -> Stage:
+        """Return the figures of the network as it stands.
+
+        Args:
+            name: what has just happened.
+            target: to what.
+            start: `time.perf_counter()` when it began.
+            scores: accuracy on the validation images, where it was measured already.
+        """
+        drift = agreement = None
+        if self._images is not None and self._reference is not None:
+            answers = logits(self.model, self._images, accelerator=self.accelerator)
+            drift, agreement = compare_logits(self._reference, answers)
+        if scores is None and self.val is not None:
+            scores = evaluate(self.model, self.val, accelerator=self.accelerator, track=self.track)
+        top1, top5, loss = (None, None, None) if scores is None else (scores.top1, scores.top5, scores.loss)
+        return Stage(name, top1, top5, loss, drift, agreement, time.perf_counter() - start, target)
+
+
+def _first_images(batches: Batches) -> DataLoader[Any]:
+    """Return the first images as a loader of their own."""
+    images, labels, count = [], [], 0
+    for batch, target in batches:
+        images.append(batch)
+        labels.append(target)
+        count += len(batch)
+        if count >= DRIFT_IMAGES:
+            break
+    if not images:
+        raise DataError("There is no calibration image.", "Give a data set with images.")
+    data = TensorDataset(torch.cat(images)[:DRIFT_IMAGES], torch.cat(labels)[:DRIFT_IMAGES])
+    return DataLoader(data, batch_size=len(images[0]))
