@@ -212,3 +212,12 @@ def test_str_gives_back_the_spelling_of_arch(arch: str) -> None:
 )
 def test_unknown_arch(arch: str, hint: str) -> None:
     assert hint in str(_refusal(_checkpoint("resnet18.pth"), arch))
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("vit_b_16-c867db91.pth", "vit_b_16"), ("mnasnet1_0-3ffb-7.pth", "mnasnet1_0"), ("wide_resnet50_2x.pth", None)],
+)
+def test_a_name_of_torchvisions_is_suggested(file: str, name: str | None) -> None:
+    remedy = _refusal(_checkpoint(file)).remedy
+    assert (f"--arch torchvision:{name}." in remedy) if name else ("torchvision:NAME" in remedy)

@@ -1,6 +1,7 @@
 """Building the network of a checkpoint and loading it strictly."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from surgeon.checkpoint import Architecture, Checkpoint, build, fit, load, read
+from surgeon.checkpoint import Architecture, Checkpoint, build, fit, load, read, save
 from surgeon.errors import ArchitectureError, CheckpointError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -238,11 +239,15 @@ def test_arguments_that_do_not_build(architecture: Architecture) -> None:
 
 
 def test_an_absurd_header_costs_no_memory() -> None:
-    checkpoint = _checkpoint(timm.create_model("resnet18").state_dict())
+    state = timm.create_model("resnet18").state_dict()
+    other = _checkpoint(state | {"conv1.weight": torch.zeros(64, 3, 5, 5)})
     with pytest.raises(CheckpointError, match=r"conv1.weight.*\[64, 1000000000000, 7, 7\]"):
-        build(Architecture("timm", "resnet18", {"in_chans": 10**12}), checkpoint)
+        build(Architecture("timm", "resnet18", {"in_chans": 10**12}), other)
+    checkpoint = _checkpoint(state)
     model = build(Architecture("timm", "resnet18", {"num_classes": 10**12}), checkpoint)
     assert model.surgeon_architecture.arguments == {"num_classes": 1000}
+    model = build(Architecture("timm", "resnet18", {"in_chans": 10**12}), checkpoint)
+    assert model.surgeon_architecture.arguments == {"in_chans": 3}
 
 
 def test_arguments_for_the_input_reach_the_builder() -> None:
@@ -250,6 +255,67 @@ def test_arguments_for_the_input_reach_the_builder() -> None:
     model = build(Architecture("timm", "resnet18", {"num_classes": 5, "in_chans": 1}), _checkpoint(state))
     assert model.conv1.in_channels == 1
     assert model.fc.out_features == 5
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(1, 1000), (4, 1000), (1, 10), (3, 10)])
+@pytest.mark.parametrize("name", ["resnet18", "test_vit"])
+def test_input_channels_and_classes_are_read_off_the_tensors(
+    tmp_path: Path, name: str, channels: int, classes: int
+) -> None:
+    original = timm.create_model(name, in_chans=channels, num_classes=classes)
+    path = tmp_path / f"{name}.pth"
+    torch.save(original.state_dict(), path)
+    model = load(path)
+    assert _equal(model, original.state_dict())
+    wanted = {"in_chans": channels, "num_classes": classes}
+    usual = {"in_chans": 3, "num_classes": 1000}
+    assert model.surgeon_architecture.arguments == dict(wanted.items() - usual.items())
+    save(tmp_path / "out.safetensors", model)
+    assert _equal(load(tmp_path / "out.safetensors"), original.state_dict())
+
+
+def test_input_channels_of_a_function_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def net(in_channels=3, num_classes=10):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.Flatten(), nn.Linear(4, num_classes))\n"
+    )
+    tensors = {"0.weight": torch.ones(4, 1, 3, 3), "0.bias": torch.ones(4)}
+    tensors |= {"2.weight": torch.ones(7, 4), "2.bias": torch.ones(7)}
+    model = build(Architecture("file", f"{file}:net"), _checkpoint(tensors))
+    assert model.surgeon_architecture.arguments == {"in_channels": 1, "num_classes": 7}
+
+
+def test_the_classifier_is_not_listed_among_tensors_that_misfit_for_another_reason() -> None:
+    state = timm.create_model("test_resnet", num_classes=7).state_dict()
+    broken = state | {"layer2.0.conv1.weight": torch.zeros(5, 5, 5, 5), "surplus": torch.zeros(3)}
+    with pytest.raises(CheckpointError) as caught:
+        build(Architecture("timm", "test_resnet"), _checkpoint(broken))
+    assert "0 missing, 1 surplus, 1 misshapen" in caught.value.problem
+    assert "fc." not in caught.value.problem
+
+
+def test_a_network_of_the_same_name_in_torchvision_is_suggested_where_it_fits() -> None:
+    state = torchvision.models.vgg11(num_classes=4, init_weights=False).state_dict()
+    with pytest.raises(CheckpointError, match="does not fit vgg11") as caught:
+        build(Architecture("timm", "vgg11"), _checkpoint(state))
+    assert "--arch torchvision:vgg11" in caught.value.remedy
+    with pytest.raises(CheckpointError) as caught:
+        build(Architecture("timm", "vgg11"), _checkpoint({"w": torch.zeros(1)}))
+    assert "torchvision" not in caught.value.remedy
+
+
+def test_a_choice_among_several_sets_of_weights_is_announced(tmp_path: Path) -> None:
+    first, second = (timm.create_model("test_resnet", num_classes=3).state_dict() for _ in range(2))
+    path = tmp_path / "test_resnet.pth"
+    torch.save({"model": first, "model_ema": second}, path)
+    with pytest.warns(UserWarning, match="model_ema are taken, and not those under model"):
+        model = load(path)
+    assert _equal(model, second)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _equal(load(path, weights="model"), first)
 
 
 def test_preprocessing_of_a_config_reaches_the_model() -> None:

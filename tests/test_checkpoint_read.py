@@ -1,6 +1,7 @@
 """Reading checkpoints: what is accepted, what it is turned into, and what is refused."""
 
 import argparse
+import gzip
 import hashlib
 import json
 import os
@@ -69,6 +70,81 @@ def test_averaged_weights_are_preferred_as_timm_prefers_them(tmp_path: Path) -> 
     path = tmp_path / "net.pt"
     torch.save({"state_dict": {"w": torch.zeros(1)}, "state_dict_ema": {"w": torch.ones(1)}, "model_ema": None}, path)
     assert read(path).tensors["w"].item() == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("state_dict", 0), ("state_dict_ema", 1)])
+def test_one_of_several_sets_of_weights_is_chosen_by_its_key(tmp_path: Path, key: str, value: int) -> None:
+    path = tmp_path / "net.pt"
+    torch.save({"state_dict": {"w": torch.zeros(1)}, "state_dict_ema": {"w": torch.ones(1)}}, path)
+    checkpoint = read(path, key)
+    assert checkpoint.tensors["w"].item() == value
+    assert checkpoint.nested_under == key
+    assert checkpoint.notes == ()
+    (note,) = read(path).notes
+    assert "state_dict_ema are taken, and not those under state_dict." in note
+
+
+def test_the_key_may_be_any_and_lead_deeper(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.save({"model": TENSORS, "swa": {"net": {"w": torch.ones(1)}}, "run.1": {"w": torch.zeros(1)}}, path)
+    assert list(read(path, "swa").tensors) == list(read(path, "swa.net").tensors) == ["w"]
+    assert read(path, "run.1").tensors["w"].item() == 0
+    assert _same(read(path).tensors)
+
+
+@pytest.mark.parametrize("key", ["model_ema", "epoch", "model.w", "model.w.x", ""])
+def test_a_key_without_weights_is_refused_and_the_others_are_named(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "net.pt"
+    torch.save({"model": {"w": torch.ones(1)}, "net": {"w": torch.ones(1)}, "epoch": 3, "optimizer": {"lr": 1}}, path)
+    with pytest.raises(CheckpointError, match=f"no weights under the key '{key}'") as caught:
+        read(path, key)
+    assert caught.value.remedy == "Choose one of model, net."
+
+
+def test_a_key_for_a_file_with_one_set_of_weights_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    safetensors.torch.save_file(TENSORS, path)
+    with pytest.raises(CheckpointError, match="no weights under the key 'model'") as caught:
+        read(path, "model")
+    assert "Leave the key out" in caught.value.remedy
+
+
+def test_settings_under_a_wrappers_name_are_no_weights(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.save({"model": {"name": "resnet18", "depth": 18}, "net": TENSORS}, path)
+    checkpoint = read(path)
+    assert _same(checkpoint.tensors)
+    assert checkpoint.notes == ()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_content_decides_and_not_the_suffix(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "net.safetensors"
+    torch.save({"state_dict": TENSORS}, path, _use_new_zipfile_serialization=zipped)
+    assert _same(read(path).tensors)
+    for length in range(1, 40):
+        # The first byte of the file is the header's length, which may be that of a pickle.
+        other = tmp_path / "net.pth"
+        safetensors.torch.save_file(TENSORS, other, {"x": "y" * length})
+        assert _same(dict(sorted(read(other).tensors.items(), reverse=True)))
+        assert read(other).metadata == {"x": "y" * length}
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (gzip.compress(b"x" * 99), "compressed with gzip"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(50), "an HDF5 file"),
+        (b"GGUF" + bytes(50), "a GGUF file"),
+    ],
+)
+def test_files_of_other_kinds_are_called_what_they_are(tmp_path: Path, name: str, content: bytes, what: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert f"is {what}" in _refusal(path)
 
 
 def test_nested_twice(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from surgeon.checkpoint.architecture import Architecture, find_architecture
 from surgeon.checkpoint.build import build
 from surgeon.checkpoint.fit import fit
-from surgeon.checkpoint.load import load
+from surgeon.checkpoint.load import load, open_checkpoint
 from surgeon.checkpoint.read import Checkpoint, read
 from surgeon.checkpoint.write import refuse_existing, save, write_text
 
@@ -14,6 +14,7 @@ __all__ = [
     "find_architecture",
     "fit",
     "load",
+    "open_checkpoint",
     "read",
     "refuse_existing",
     "save",

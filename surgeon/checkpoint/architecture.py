@@ -165,10 +165,19 @@ def _from_name(path: Path) -> Architecture:
     # Names that end at a separator extend each other, so the longest is the one that the file's author wrote out.
     if longest in whole:
         return Architecture("timm", longest)
+    remedy = _torchvision_remedy(path) or _REMEDY
     if begins:
-        raise ArchitectureError(f"The name of {path} may mean {' or '.join(begins)}, or another network.", _REMEDY)
+        raise ArchitectureError(f"The name of {path} may mean {' or '.join(begins)}, or another network.", remedy)
     raise ArchitectureError(
         f"The network of {path} is unknown: it has no header and no config.json that names it, and its name starts "
         "with no timm name.",
-        _REMEDY,
+        remedy,
     )
+
+
+def _torchvision_remedy(path: Path) -> str | None:
+    names = [name for name in torchvision.models.list_models() if path.name.startswith(name)]
+    whole = [name for name in names if path.name[len(name)] in SEPARATORS]
+    if not whole:
+        return None
+    return f"If it is torchvision's, pass --arch {TORCHVISION_PREFIX}{max(whole, key=len)}."

@@ -1,4 +1,4 @@
-"""Build a network without weights, with the number of classes that a checkpoint shows."""
+"""Build a network without weights, with the classes and the input channels that a checkpoint shows."""
 
 import inspect
 from collections.abc import Iterator
@@ -13,12 +13,17 @@ from torch import nn
 from surgeon.checkpoint.architecture import Architecture
 from surgeon.checkpoint.code_file import NUM_CLASSES, call_function, default_arguments
 from surgeon.checkpoint.display import shown
-from surgeon.checkpoint.fit import Misfit, check_fit, misfits
+from surgeon.checkpoint.fit import REMEDY, Misfit, check_fit, misfits
 from surgeon.checkpoint.read import Checkpoint
-from surgeon.errors import ArchitectureError
+from surgeon.errors import ArchitectureError, CheckpointError
 
 # A network's attribute that shows whether it has auxiliary classifiers, and the builder's argument that decides it.
 AUXILIARY = (("aux_logits", "aux_logits"), ("aux_classifier", "aux_loss"))
+
+# What builders call the number of input channels: timm, and most others.
+INPUT_CHANNELS = ("in_chans", "in_channels")
+CONVOLUTION_AXES = 4
+MOST_GUESSES = 3
 
 # What builders raise on arguments that they cannot use.
 _FAILURES = (
@@ -32,8 +37,9 @@ def build(architecture: Architecture, checkpoint: Checkpoint | None = None) -> n
 
     Args:
         architecture: which one.
-        checkpoint: the tensors that it is built for. Where they show another number of classes than the builder's
-            default, or auxiliary classifiers where it has none, the network is built as they show it.
+        checkpoint: the tensors that it is built for. Where they show another number of classes or of input channels
+            than the builder's default, or auxiliary classifiers where it has none, the network is built as they show
+            it.
 
     Returns:
         The network in training mode; its attribute `surgeon_architecture` says how it was built.
@@ -47,7 +53,8 @@ def build(architecture: Architecture, checkpoint: Checkpoint | None = None) -> n
     if checkpoint is not None:
         architecture = _adapted(architecture, checkpoint)
     model = _construct(architecture, initialize=checkpoint is None)
-    model.surgeon_architecture = architecture  # type: ignore[assignment]
+    # Into the dictionary, since nn.Module declares that it takes nothing but tensors and modules as attributes.
+    vars(model)["surgeon_architecture"] = architecture
     return model
 
 
@@ -57,16 +64,30 @@ def _with(architecture: Architecture, arguments: dict[str, Any]) -> Architecture
 
 def _adapted(architecture: Architecture, checkpoint: Checkpoint) -> Architecture:
     """The architecture with whatever arguments leave fewer tensors without a fit; refused where some still are."""
+    requested = architecture
     skeleton = _skeleton(architecture)
     found = misfits(skeleton.state_dict(), checkpoint.tensors)
-    for propose in (_auxiliary_arguments, _classes_argument, _added_classifier):
+    for propose in (_auxiliary_arguments, _channels_argument, _classes_argument, _added_classifier):
         for arguments in propose(skeleton, found):
             other = _skeleton_or_none(_with(architecture, arguments))
             remaining = misfits(other.state_dict(), checkpoint.tensors) if other is not None else found
             if other is not None and len(remaining) < len(found):
                 architecture, skeleton, found = _with(architecture, arguments), other, remaining
-    check_fit(skeleton.state_dict(), checkpoint, str(architecture))
+    if found:
+        check_fit(skeleton.state_dict(), checkpoint, str(architecture), _remedy(requested, checkpoint))
     return architecture
+
+
+def _remedy(architecture: Architecture, checkpoint: Checkpoint) -> str:
+    """What to do about tensors that do not fit: timm and torchvision use some names for different networks."""
+    if architecture.source == "timm" and architecture.name in torchvision.models.list_models():
+        other = Architecture("torchvision", architecture.name)
+        try:
+            _adapted(other, checkpoint)
+        except (ArchitectureError, CheckpointError):
+            return REMEDY
+        return f"Pass --arch {other}, which the tensors fit."
+    return REMEDY
 
 
 def _auxiliary_arguments(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
@@ -77,17 +98,33 @@ def _auxiliary_arguments(skeleton: nn.Module, found: list[Misfit]) -> Iterator[d
                 yield {argument: not getattr(skeleton, attribute)}
 
 
-def _classes_argument(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
-    """The checkpoint's size, where all misshapen tensors differ in their first axis only and by one pair of sizes."""
+def _channels_argument(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
+    """The checkpoint's number of input channels, where the first misshapen convolution differs in these only."""
     del skeleton
-    shapes = [
+    for wanted, given in _misshapen(found):
+        if len(wanted) == len(given) == CONVOLUTION_AXES and wanted[:1] + wanted[2:] == given[:1] + given[2:]:
+            yield from ({argument: given[1]} for argument in INPUT_CHANNELS)
+            return
+
+
+def _classes_argument(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
+    """The checkpoint's size, where misshapen tensors differ in their first axis only: the classifier's come last.
+
+    Other tensors may be misshapen too: then the classifier shall not be listed among them.
+    """
+    del skeleton
+    sizes = [given[0] for wanted, given in _misshapen(found) if wanted and given and wanted[1:] == given[1:]]
+    yield from ({NUM_CLASSES: size} for size in list(dict.fromkeys(reversed(sizes)))[:MOST_GUESSES])
+
+
+def _misshapen(found: list[Misfit]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The network's and the file's shape of the tensors that differ in it."""
+    pairs = [
         (tuple(misfit.wanted.shape), tuple(misfit.found.shape))
         for misfit in found
         if misfit.wanted is not None and misfit.found is not None
     ]
-    pairs = {(wanted[:1], given[:1]) for wanted, given in shapes}
-    if len(pairs) == 1 and all(wanted and given and wanted[1:] == given[1:] for wanted, given in shapes):
-        yield {NUM_CLASSES: shapes[0][1][0]}
+    return [(wanted, given) for wanted, given in pairs if wanted != given]
 
 
 def _added_classifier(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
@@ -115,7 +152,7 @@ def _skeleton(architecture: Architecture) -> nn.Module:
         with torch.device("meta"):
             return _construct(architecture, initialize=False)
     except ArchitectureError as error:
-        # Some builders compute their widths with tensors, which needs memory.
+        # Some builders compute their widths with tensors, and torch cannot read a number from one without memory.
         if isinstance(error.__cause__, NotImplementedError):
             return _construct(architecture, initialize=False)
         raise

@@ -14,6 +14,8 @@ from surgeon.errors import CheckpointError
 # BatchNorm counts its batches since torch 0.4.1 only, and no forward pass with a momentum reads the count.
 COUNTER = "num_batches_tracked"
 
+REMEDY = "Pass the --arch that the checkpoint was trained with."
+
 
 @dataclass(frozen=True)
 class Misfit:
@@ -46,22 +48,21 @@ def fit(model: nn.Module, checkpoint: Checkpoint) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def check_fit(state: Mapping[str, Tensor], checkpoint: Checkpoint, network: str) -> None:
+def check_fit(state: Mapping[str, Tensor], checkpoint: Checkpoint, network: str, remedy: str = REMEDY) -> None:
     """Compare names, shapes and kinds of number, without a look at the values.
 
     Args:
         state: the network's state dict; its tensors may be without data.
         checkpoint: what `read` returned.
         network: the network's name, for the message.
+        remedy: what the message says to do.
 
     Raises:
         CheckpointError: they differ; the first ten tensors are listed with both shapes.
     """
     found = misfits(state, checkpoint.tensors)
     if found:
-        raise CheckpointError(
-            _description(found, checkpoint, network), "Pass the --arch that the checkpoint was trained with."
-        )
+        raise CheckpointError(_description(found, checkpoint, network), remedy)
 
 
 def misfits(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[Misfit]:

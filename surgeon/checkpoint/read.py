@@ -7,12 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from surgeon.checkpoint.safetensors_file import read_safetensors
-from surgeon.checkpoint.state_dict import strip_prefix, unnest
+from surgeon.checkpoint.signature import Format, file_format
+from surgeon.checkpoint.state_dict import Nest, strip_prefix, unnest
 from surgeon.checkpoint.torch_file import read_torch
 from surgeon.errors import CheckpointError
 
-SAFETENSORS_SUFFIX = ".safetensors"
 TORCH_SUFFIXES = (".pt", ".pth", ".th", ".tar", ".bin")
 
 
@@ -26,6 +27,7 @@ class Checkpoint:
         metadata: the header of a .safetensors file; empty for other formats.
         sha256: of the file, as 64 hexadecimal digits.
         nested_under: the keys under which the file kept the state dict, joined by dots; "" where it was not nested.
+        notes: what a reader of the results should know.
     """
 
     path: Path
@@ -33,31 +35,46 @@ class Checkpoint:
     metadata: dict[str, str]
     sha256: str
     nested_under: str = ""
+    notes: tuple[str, ...] = ()
 
 
-def read(path: str | Path) -> Checkpoint:
+def read(path: str | Path, weights: str | None = None) -> Checkpoint:
     """Read a checkpoint without running anything that it holds.
 
     Args:
-        path: a .safetensors file, or a .pt, .pth, .th, .tar or .bin file of `torch.save`.
+        path: a .safetensors file, or a .pt, .pth, .th, .tar or .bin file of `torch.save`; which of both formats it has
+            is read from its first bytes.
+        weights: the key of the state dict to take where the file holds several, e.g. `model_ema`; without it averaged
+            weights are preferred, and a note says so.
 
     Raises:
-        CheckpointError: the file is missing, foreign, damaged, or holds anything but named tensors.
+        CheckpointError: the file is missing, foreign, damaged, holds anything but named tensors, or nothing under the
+            key `weights`.
     """
     path = Path(path)
     _check_file(path)
-    suffix = path.suffix.lower()
     metadata: dict[str, str] = {}
-    nested_under = ""
     try:
         sha256 = _sha256(path)
-        if suffix == SAFETENSORS_SUFFIX:
-            tensors, metadata = read_safetensors(path)
+        if (file_format(path) or _promised_format(path)) == "safetensors":
+            content, metadata = read_safetensors(path)
+            nest = unnest(content, path, weights)
         else:
-            tensors, nested_under = unnest(read_torch(path), path)
+            nest = unnest(read_torch(path), path, weights)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
-    return Checkpoint(path, strip_prefix(tensors), metadata, sha256, nested_under)
+    return Checkpoint(path, strip_prefix(nest.tensors), metadata, sha256, nest.key, _notes(path, nest))
+
+
+def _promised_format(path: Path) -> Format:
+    return "safetensors" if path.suffix.lower() == SAFETENSORS_SUFFIX else "torch"
+
+
+def _notes(path: Path, nest: Nest) -> tuple[str, ...]:
+    if not nest.passed_over:
+        return ()
+    others = " and ".join(nest.passed_over)
+    return (f"{path} holds several sets of weights: those under {nest.key} are taken, and not those under {others}.",)
 
 
 def _check_file(path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from surgeon.checkpoint.display import shown
 from surgeon.errors import CheckpointError
 
+SUFFIX = ".safetensors"
 LENGTH_BYTES = 8
 LONGEST_HEADER = 100_000_000
 ITEM_BYTES = {

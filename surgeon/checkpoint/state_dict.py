@@ -1,6 +1,7 @@
 """From what a checkpoint file holds to a plain state dict: unnested, and without the prefixes of wrappers."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,54 @@ DEEPEST = 8
 _REMEDY = "Give a file with a state dict: names and their tensors, alone or under 'state_dict' or 'model'."
 
 
-def unnest(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+@dataclass(frozen=True)
+class Nest:
+    """A state dict, and where in a file it was.
+
+    Args:
+        tensors: by name.
+        key: the keys that lead to them, joined by dots; "" where they were not nested.
+        passed_over: the keys, joined by dots, of other state dicts that could have been taken.
+    """
+
+    tensors: dict[str, Tensor]
+    key: str = ""
+    passed_over: tuple[str, ...] = ()
+
+
+def unnest(content: Any, path: Path, weights: str | None = None) -> Nest:
     """Find the state dict in what a file held.
 
     Args:
         content: what `torch.load` returned.
         path: the file, for messages.
-
-    Returns:
-        The tensors by name, and the keys that lead to them, joined by dots ("" where they were not nested).
+        weights: the key of the state dict to take, or the keys that lead to it, joined by dots.
 
     Raises:
-        CheckpointError: there is no state dict, or it holds anything but dense tensors on the CPU.
+        CheckpointError: there is no state dict, none under `weights`, or it holds anything but dense tensors on the
+            CPU.
     """
     trail: list[str] = []
-    while isinstance(content, Mapping) and (key := _wrapper(content)) and len(trail) < DEEPEST:
-        trail.append(key)
-        content = content[key]
-    return _tensors(content, path), ".".join(trail)
+    passed_over: list[str] = []
+    if weights is not None:
+        content, trail = _named_nest(content, weights, path), [weights]
+    while isinstance(content, Mapping) and (keys := _wrappers(content)) and len(trail) < DEEPEST:
+        passed_over += [".".join([*trail, key]) for key in keys[1:]]
+        trail.append(keys[0])
+        content = content[keys[0]]
+    return Nest(_tensors(content, path), ".".join(trail), tuple(passed_over))
+
+
+def _named_nest(content: Any, weights: str, path: Path) -> Any:
+    known = [str(key) for key, value in content.items() if _is_nest(value)] if isinstance(content, Mapping) else []
+    for part in [weights] if weights in known else weights.split("."):
+        content = content.get(part) if isinstance(content, Mapping) else None
+    if not _is_nest(content):
+        raise CheckpointError(
+            f"{path} holds no weights under the key {shown(weights)!r}.",
+            f"Choose one of {listed(known)}." if known else "Leave the key out: the file holds one set of weights.",
+        )
+    return content
 
 
 def common_prefix(names: Collection[str]) -> str:
@@ -59,8 +90,19 @@ def _carries(name: str, prefix: str) -> bool:
     return name.startswith(prefix) and name != prefix
 
 
-def _wrapper(content: Mapping[Any, Any]) -> str | None:
-    return next((key for key in WRAPPERS if isinstance(content.get(key), Mapping) and content[key]), None)
+def _wrappers(content: Mapping[Any, Any]) -> list[str]:
+    """The keys under which state dicts may be, those first whose nest does hold tensors."""
+    keys = [key for key in WRAPPERS if isinstance(content.get(key), Mapping) and content[key]]
+    return [key for key in keys if _is_nest(content[key])] or keys[:1]
+
+
+def _is_nest(value: Any, depth: int = DEEPEST) -> bool:
+    """Whether tensors by name are in it, or in what its wrapper keys hold."""
+    if not isinstance(value, Mapping) or not depth:
+        return False
+    if any(isinstance(item, Tensor) for item in value.values()):
+        return True
+    return any(_is_nest(value.get(key), depth - 1) for key in WRAPPERS)
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from surgeon.checkpoint.display import listed
+from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from surgeon.errors import CheckpointError
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -34,6 +35,10 @@ def read_torch(path: Path) -> Any:
         # timm's trainer stores its arguments beside the weights; a Namespace is a bag of attributes and runs nothing.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")
+            if path.name.endswith(SAFETENSORS_SUFFIX):
+                # torch goes by the suffix, but only where it is given one.
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except _DAMAGE as error:
         raise _refusal(path, str(error)) from error

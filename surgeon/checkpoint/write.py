@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from surgeon.checkpoint.architecture import HEADER_ARGUMENTS_KEY, HEADER_KEY, Architecture
 from surgeon.checkpoint.display import shown
-from surgeon.checkpoint.read import SAFETENSORS_SUFFIX
 from surgeon.checkpoint.safetensors_file import LENGTH_BYTES
+from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from surgeon.errors import OutputError
 
 ALIGNMENT = 8

@@ -57,8 +57,7 @@ def image_config(
         DataError: a value is out of range.
     """
     known = timm.data.resolve_data_config({}, pretrained_cfg=_published(model), model=model)
-    channels = _arguments(model).get("in_chans", known["input_size"][0])
-    size = tuple(input_size or (channels, *known["input_size"][1:]))
+    size = tuple(input_size or (_channels(model, known["input_size"][0]), *known["input_size"][1:]))
     config = ImageConfig(
         input_size=size,
         mean=_per_channel(mean or known["mean"], size[0]),
@@ -71,16 +70,43 @@ def image_config(
     return config
 
 
-def _arguments(model: nn.Module) -> dict[str, Any]:
-    return getattr(getattr(model, "surgeon_architecture", None), "arguments", {})
+def image_size(model: nn.Module, override: tuple[int, ...] | None = None) -> tuple[int, int, int]:
+    """Return channels, height and width of a network's images, of any number of channels.
+
+    Args:
+        model: see `image_config`.
+        override: taken instead of what the network says.
+
+    Raises:
+        DataError: the override is not three positive numbers.
+    """
+    known = timm.data.resolve_data_config({}, pretrained_cfg=_published(model), model=model)["input_size"]
+    size = override or (_channels(model, known[0]), *known[1:])
+    if len(size) != 3 or min(size) < 1:
+        raise DataError(
+            f"The input size {','.join(map(str, size))} is not that of an image.",
+            "Give channels, height and width, such as 3,224,224.",
+        )
+    return size[0], size[1], size[2]
+
+
+def _channels(model: nn.Module, usual: int) -> int:
+    """What the network was built with, else what its first convolution takes, where that may be an image."""
+    arguments = getattr(getattr(model, "surgeon_architecture", None), "arguments", {})
+    for name in ("in_chans", "in_channels"):
+        if name in arguments:
+            return int(arguments[name])
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    return first.in_channels if first is not None and first.in_channels in (GRAY, COLOR) else usual
 
 
 def _published(model: nn.Module) -> dict[str, Any]:
     """The preprocessing of torchvision's published weights of this network, in timm's names; {} for other networks."""
     architecture = getattr(model, "surgeon_architecture", None)
-    if getattr(architecture, "source", None) != "torchvision":
+    if architecture is None or architecture.source != "torchvision":
         return {}
-    preset = torchvision.models.get_model_weights(architecture.name).DEFAULT.transforms()  # type: ignore[union-attr]
+    # By its key, since not every type of the weights' enumeration declares the attribute DEFAULT.
+    preset = torchvision.models.get_model_weights(architecture.name)["DEFAULT"].transforms()
     if not hasattr(preset, "crop_size"):
         return {}
     crop = preset.crop_size[0]

@@ -25,12 +25,12 @@ class Splits:
     Args:
         train: the training images, or all of them.
         val: the validation images; None where the data set has no second split.
-        notes: what a reader of the results should know.
+        training_notes: what a reader of the results of training should know.
     """
 
     train: LabelledImages
     val: LabelledImages | None
-    notes: tuple[str, ...] = ()
+    training_notes: tuple[str, ...] = ()
 
 
 class _Classes(ImageFolder):

@@ -1,5 +1,6 @@
 """Batches of images."""
 
+from collections.abc import Sized
 from typing import Any
 
 import torch
@@ -51,6 +52,6 @@ def make_loader(
 def _sampler(dataset: Dataset[Any], shuffle: bool, seed: int) -> Sampler[Any] | None:
     if isinstance(dataset, ImageTensors):
         return EpochSampler(len(dataset), seed=seed, shuffle=shuffle)
-    if shuffle and not isinstance(dataset, IterableDataset):
-        return RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+    if shuffle and isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset):
+        return RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))
     return None

@@ -1,10 +1,13 @@
 """Data sets by the names of timm's factory: torch/…, hfds/…, and the streams wds/…, tfds/… and hfids/…."""
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib import error as url_error
+from urllib import request
 
 import PIL.Image
 import torch
@@ -20,6 +23,7 @@ TORCH, HUGGING_FACE = "torch", "hfds"
 STREAMS = ("wds", "tfds", "hfids")
 DEFAULT_ROOT = Path("data")
 VALIDATIONS = ("validation", "val", "valid", "test")
+SECONDS_TO_ANSWER = 10
 
 # What the libraries behind timm's factory raise on names, folders and files that they do not find or know.
 FAILURES = (
@@ -56,7 +60,11 @@ def refusal(spec: str, error: BaseException) -> DataError:
     reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
     remedy = "Check its name; name the folder that holds it with --data-root, or fetch it with --download."
     if isinstance(error, ImportError):
-        remedy = f"Install {error.name or 'the library that it needs'} with pip."
+        library = error.name or "the library that it needs"
+        reason = f"{library} is not installed"
+        remedy = f"Install it: pip install {library}." if error.name else "Install it with pip."
+    elif prefix(spec) == HUGGING_FACE:
+        remedy = "Check the name on the Hub, or give a folder of parquet files."
     return DataError(f"The data set {spec} cannot be opened: {reason}.", remedy)
 
 
@@ -116,6 +124,7 @@ class _Reader:
 
 def _open_hugging_face(spec: str, root: Path | None) -> Splits:
     datasets = import_module("datasets")
+    _check_source(spec)
     cache = str(root) if root else None
     names = datasets.get_dataset_split_names(spec.partition("/")[2])
     training = "train" if "train" in names else names[0]
@@ -124,6 +133,34 @@ def _open_hugging_face(spec: str, root: Path | None) -> Splits:
     if validation is None:
         return Splits(train, None)
     return Splits(train, _hugging_face_images(spec, validation, cache), validation_notes(validation))
+
+
+def _check_source(spec: str) -> None:
+    """Refuse a folder that is missing, and a Hub that cannot be reached: the library would try for half a minute.
+
+    Raises:
+        DataError: there is no such folder, or no connection.
+    """
+    name = spec.partition("/")[2]
+    if Path(name).exists():
+        return
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise DataError(f"The folder {name} of {spec} does not exist.", "Check its path.")
+    hub = import_module("huggingface_hub.constants")
+    if hub.HF_HUB_OFFLINE:
+        return
+    try:
+        request.urlopen(hub.ENDPOINT, timeout=SECONDS_TO_ANSWER).close()  # noqa: S310 (the library's own address)
+    except url_error.HTTPError:
+        return
+    except OSError as failure:
+        # Whose certificates are good the library decides for itself.
+        if isinstance(getattr(failure, "reason", None), ssl.SSLError):
+            return
+        raise DataError(
+            f"The data set {spec} cannot be opened: {hub.ENDPOINT} cannot be reached.",
+            "Go online, set HF_HUB_OFFLINE=1 to use what was fetched before, or give a folder of parquet files.",
+        ) from failure
 
 
 def _hugging_face_images(spec: str, split: str, cache: str | None) -> LabelledImages:

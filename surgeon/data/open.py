@@ -31,7 +31,8 @@ class ImageData:
         train: the training images, varied at random.
         calibration: the same images in the same order, as for evaluation.
         val: the validation images, as for evaluation.
-        notes: what a reader of the results should know.
+        notes: what a reader of any results should know.
+        training_notes: what a reader of the results of training should know beside them.
     """
 
     name: str
@@ -39,7 +40,8 @@ class ImageData:
     train: Dataset[Any]
     calibration: Dataset[Any]
     val: Dataset[Any]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    training_notes: tuple[str, ...] = ()
 
 
 def open_data(
@@ -138,7 +140,8 @@ def _image_data(
         train=ImageTensors(splits.train, train, channels, varied, seed),
         calibration=ImageTensors(splits.train, train, channels, unchanged),
         val=ImageTensors(val_images, val, channels, unchanged),
-        notes=splits.notes + notes,
+        notes=notes,
+        training_notes=splits.training_notes,
     )
 
 
@@ -148,12 +151,24 @@ def _divided(splits: Splits, seed: int, share: float) -> tuple[Tensor, Tensor, t
     if splits.val is not None:
         return torch.arange(count), torch.arange(len(splits.val.labels)), ()
     if share == 0:
-        return torch.arange(count), torch.arange(count), ("There is no second split: all images serve for both.",)
+        return torch.arange(count), torch.arange(count), ("There is no second split: all images are used.",)
     train, val = held_out(splits.train.labels, share, seed)
     if not len(val):
         raise DataError("Every class of the data has one image only.", "Give a data set with more images of a class.")
+    _check_kept(splits.train, train, share)
     note = f"There is no second split: {len(val)} of the {count} images are held out for validation (seed {seed})."
     return train, val, (note,)
+
+
+def _check_kept(images: LabelledImages, train: Tensor, share: float) -> None:
+    classes = len(images.classes)
+    before, after = (torch.bincount(labels, minlength=classes) for labels in (images.labels, images.labels[train]))
+    lost = int(((before > 0) & (after == 0)).sum())
+    if lost:
+        raise DataError(
+            f"Holding out {100 * share:g} % of the images leaves no training image for {lost} of {classes} classes.",
+            "Hold out a smaller share with --hold-out, or give more images.",
+        )
 
 
 def _limit_notes(limit: int, train: Tensor, val: Tensor, images: LabelledImages) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from surgeon.checkpoint import Architecture, build
-from surgeon.data import ImageConfig, image_config
+from surgeon.data import ImageConfig, image_config, image_size
 from surgeon.errors import DataError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,3 +80,25 @@ def test_values_out_of_range(override: dict[str, Any]) -> None:
     with pytest.raises(DataError) as caught:
         image_config(timm.create_model("test_resnet"), **override)
     assert next(iter(override)) in caught.value.problem
+
+
+def test_the_first_convolution_tells_gray_from_colour() -> None:
+    for channels in (1, 3):
+        model = nn.Sequential(nn.Conv2d(channels, 4, 3))
+        assert image_config(model).input_size == image_size(model) == (channels, 224, 224)
+    # A convolution over patches or other features tells nothing.
+    assert image_size(nn.Sequential(nn.Conv2d(48, 4, 3))) == (3, 224, 224)
+
+
+def test_sizes_of_networks_that_take_no_pictures() -> None:
+    model = build(Architecture("timm", "test_resnet", {"in_chans": 4}))
+    assert image_size(model)[0] == 4
+    assert image_size(model, (4, 32, 48)) == (4, 32, 48)
+    with pytest.raises(DataError, match="4, 160"):
+        image_config(model)
+
+
+@pytest.mark.parametrize("size", [(3, 32), (3, 32, 0), (3, 32, 32, 32)])
+def test_sizes_that_are_none(size: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match="not that of an image"):
+        image_size(nn.Identity(), size)

@@ -2,11 +2,12 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import accelerate
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from surgeon.data import ImageConfig, make_loader, open_data
 
@@ -14,8 +15,8 @@ CONFIG = ImageConfig((3, 16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 
 DATA = open_data("digits", CONFIG, limit=60)
 
 
-def _epoch(loader: object) -> tuple[torch.Tensor, torch.Tensor]:
-    batches = list(loader)  # type: ignore[call-overload]
+def _epoch(loader: DataLoader[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    batches = list(loader)
     return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
 

@@ -5,17 +5,22 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch.utils.data import Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from surgeon.data import ImageConfig, ImageData, check_classes, make_loader, open_data
+from surgeon.data.images import ImageTensors
 from surgeon.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "cifar10"
@@ -32,16 +37,21 @@ def _write(folder: Path, classes: Sequence[str] = ("cat", "dog"), each: int = 4,
     return folder
 
 
-def _refusal(spec: str | Path, **options: object) -> str:
+def _refusal(spec: str | Path, **options: Any) -> str:
     with pytest.raises(DataError) as caught:
-        open_data(str(spec), CONFIG, **options)  # type: ignore[arg-type]
+        open_data(str(spec), CONFIG, **options)
     assert caught.value.remedy.endswith(".")
     return caught.value.problem
 
 
-def _levels(data: torch.utils.data.Dataset) -> list[int]:
+def _iterate(dataset: Dataset[Any]) -> list[tuple[torch.Tensor, int]]:
+    assert isinstance(dataset, ImageTensors)
+    return [dataset[index] for index in range(len(dataset))]
+
+
+def _levels(data: Dataset[Any]) -> list[int]:
     """The gray of every image, with the normalization undone."""
-    return [round(float(data[index][0].mean() * 0.5 + 0.5) * 255) for index in range(len(data))]  # type: ignore[arg-type]
+    return [round(float(image.mean() * 0.5 + 0.5) * 255) for image, _ in _iterate(data)]
 
 
 @pytest.mark.parametrize("validation", ["val", "validation", "test"])
@@ -55,7 +65,8 @@ def test_a_folder_with_splits(tmp_path: Path, validation: str) -> None:
     assert _levels(data.calibration) == [0, 10, 20, 30, 100, 110, 120, 130]
     assert _levels(data.val) == [0, 10, 100, 110]
     assert [data.val[index][1] for index in range(4)] == [0, 0, 1, 1]
-    assert bool(data.notes) == (validation == "test")
+    assert data.notes == ()
+    assert bool(data.training_notes) == (validation == "test")
 
 
 def test_val_goes_before_validation_and_that_before_test(tmp_path: Path) -> None:
@@ -124,6 +135,14 @@ def test_a_limit_must_be_positive(limit: int) -> None:
     assert str(limit) in _refusal("digits", limit=limit)
 
 
+def test_a_hold_out_must_leave_training_images_of_every_class(tmp_path: Path) -> None:
+    _write(tmp_path, classes=("a", "b"), each=20)
+    _write(tmp_path, classes=("c",), each=60)
+    # 0.99 of 20 rounds to 20, and of 60 to 59.
+    assert "99 % of the images leaves no training image for 2 of 3 classes" in _refusal(tmp_path, hold_out=0.99)
+    assert len(open_data(str(tmp_path), CONFIG, hold_out=0.97).train) == 1 + 1 + 2
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_hold_out_must_leave_images(share: float) -> None:
     assert str(share) in _refusal("digits", hold_out=share)
@@ -170,20 +189,22 @@ def _png(content: bytes) -> bytes:
     [lambda b: b"", lambda b: b"no image", lambda b: b[: len(b) // 2], lambda b: b[:40] + b"\0" * 20 + b[60:]],
     ids=["empty", "foreign", "truncated", "corrupt"],
 )
-def test_an_unreadable_image_is_named_also_from_a_worker(tmp_path: Path, workers: int, damage: object) -> None:
+def test_an_unreadable_image_is_named_also_from_a_worker(
+    tmp_path: Path, workers: int, damage: Callable[[bytes], bytes]
+) -> None:
     _write(tmp_path / "train")
     _write(tmp_path / "val")
     bad = tmp_path / "train" / "dog" / "2.png"
     noise = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(noise).save(bad)
-    bad.write_bytes(damage(bad.read_bytes()))  # type: ignore[operator]
+    bad.write_bytes(damage(bad.read_bytes()))
     data = open_data(str(tmp_path), CONFIG)
     batches = iter(make_loader(data.train, batch_size=2, workers=workers))
     with pytest.raises(DataError) as caught:
         list(batches)
-    if workers:
+    if isinstance(batches, _MultiProcessingDataLoaderIter):
         # Left to the garbage collector, torch waits five seconds for every worker.
-        batches._shutdown_workers()  # type: ignore[attr-defined]
+        batches._shutdown_workers()
     assert str(bad) in caught.value.problem
     assert "Traceback" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -235,10 +256,6 @@ def test_digits_are_sklearns_in_a_fixed_split() -> None:
     assert pixels["val"][brightest].max() == 1
 
 
-def _iterate(dataset: torch.utils.data.Dataset) -> list[tuple[torch.Tensor, int]]:
-    return [dataset[index] for index in range(len(dataset))]  # type: ignore[arg-type]
-
-
 def _parts(data: ImageData) -> list[tuple[str, list[tuple[torch.Tensor, int]]]]:
     return [("calibration", _iterate(data.calibration)), ("val", _iterate(data.val))]
 
@@ -246,7 +263,7 @@ def _parts(data: ImageData) -> list[tuple[str, list[tuple[torch.Tensor, int]]]]:
 def test_digits_fill_any_input() -> None:
     data = open_data("digits", replace(CONFIG, input_size=(3, 64, 64)))
     for part in (data.train, data.val):
-        image, _ = part[0]  # type: ignore[index]
+        image, _ = part[0]
         assert image.shape == (3, 64, 64)
         assert torch.equal(image[0], image[1])
         assert image.max() - image.min() > 1.5
@@ -297,7 +314,7 @@ def test_a_hugging_face_data_set(tmp_path: Path, image: str, label: str) -> None
     assert _levels(data.calibration) == list(range(12))
     assert _levels(data.val) == list(range(6))
     assert [data.val[index][1] for index in range(6)] == [0, 1, 0, 1, 0, 1]
-    assert any("test" in note for note in data.notes)
+    assert any("test" in note for note in data.training_notes)
 
 
 def test_a_hugging_face_data_set_of_one_split(tmp_path: Path) -> None:
@@ -322,9 +339,25 @@ def test_hugging_face_data_sets_that_are_refused(tmp_path: Path) -> None:
     assert "none" in _refusal(f"hfds/{tmp_path / 'none'}", root=tmp_path / "cache")
 
 
+def test_a_hub_out_of_reach_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    asked = []
+
+    def fail(address: str, timeout: float) -> None:
+        asked.append((address, timeout))
+        raise URLError(OSError(-2, "Name or service not known"))
+
+    monkeypatch.setattr("surgeon.data.named.request.urlopen", fail)
+    assert f"{hub.ENDPOINT} cannot be reached" in _refusal("hfds/nope")
+    assert asked == [(hub.ENDPOINT, 10)]
+    assert "folder /no/such/folder" in _refusal("hfds//no/such/folder")
+    assert len(asked) == 1
+
+
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match="Install datasets"):
+    with pytest.raises(DataError, match=r"datasets is not installed.*pip install datasets"):
         open_data("hfds/anything", CONFIG)
 
 
