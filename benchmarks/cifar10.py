@@ -55,6 +55,15 @@ def variants(model: str) -> dict[str, dict[str, Variant]]:
             "sofm inside the last block, merge=mean": Variant("sofm", inside, mean),
             "sofm inside the last block, merge=preserve": Variant("sofm", inside, preserve),
         },
+        "in-place": {
+            "channel-regeneration": Variant("channel-regeneration"),
+            "channel-regeneration --preserve": Variant("channel-regeneration", options={"preserve": True}),
+            "kernel-reactivation": Variant("kernel-reactivation"),
+            "weight-evolution": Variant("weight-evolution"),
+            # Its partner is a copy of the same checkpoint that sees the images in another order.
+            "filter-grafting --every 1": Variant("filter-grafting", options={"every": 1}),
+            "reinit --criterion l2": Variant("reinit", options={"criterion": "l2"}),
+        },
     }
 
 
@@ -107,8 +116,7 @@ def _keys(options: argparse.Namespace) -> list[tuple[Any, ...]]:
 
 def _run(options: argparse.Namespace, key: tuple[Any, ...]) -> dict[str, Any]:
     model_name, name, seed, *_ = key
-    path = next(options.checkpoints.glob(f"{model_name}-*.th"))
-    model = surgeon.load(path, f"{ROOT}/models/cifar_resnet.py:{model_name}")
+    model = _network(options, model_name)
     spec, config = f"hfds/{options.data.resolve()}", image_config(model)
     data = open_data(spec, config, limit=options.limit, seed=seed)
     train = make_loader(data.train, batch_size=BATCH, shuffle=True, seed=seed)
@@ -119,12 +127,19 @@ def _run(options: argparse.Namespace, key: tuple[Any, ...]) -> dict[str, Any]:
         stages = _control(model, train, val, calibration, tuning)
     else:
         variant = variants(model_name)[options.variants][name]
+        partner = _network(options, model_name) if variant.method == "filter-grafting" else None
         record = apply(
             model, variant.method, [variant.layer] if variant.layer else [], train=train, val=val,
-            calibration=calibration, epochs=options.epochs, tuning=tuning, seed=seed, **variant.options,
+            calibration=calibration, epochs=options.epochs, tuning=tuning, seed=seed, partner=partner,
+            **variant.options,
         )  # fmt: skip
         stages = {stage.name: stage.top1 for stage in record.stages}
     return {"key": list(key), "top1": stages, "seconds": time.perf_counter() - start}
+
+
+def _network(options: argparse.Namespace, name: str) -> Any:
+    path = next(options.checkpoints.glob(f"{name}-*.th"))
+    return surgeon.load(path, f"{ROOT}/models/cifar_resnet.py:{name}")
 
 
 def _decoded(dataset: Any) -> DataLoader[Any]:

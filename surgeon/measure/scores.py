@@ -38,6 +38,7 @@ def filter_scores(
     batches: Batches,
     *,
     device: torch.device | str,
+    budget_bytes: int = 2**31,
     track: Track = no_progress,
     say: Say = _silent,
 ) -> dict[str, Tensor]:
@@ -51,7 +52,8 @@ def filter_scores(
         model: on `device` already.
         layers: layers of `graph.layers`.
         criterion: `activation`, `apoz`, `taylor` or `oracle`; see `criteria.py`.
-        batches: `(images float32 [B, C, H, W], labels int64 [B])`; the oracle reads them once for every filter.
+        batches: `(images float32 [B, C, H, W], labels int64 [B])`.
+        budget_bytes: the oracle keeps the images in memory if they fit into it, and else reads them for every filter.
         track: is told of every batch.
         say: is told, before the oracle starts, how long it will take.
 
@@ -61,7 +63,7 @@ def filter_scores(
 
     Raises:
         OptionError: the criterion is unknown or needs no images.
-        DataError: there is no image, a label is out of range, or the oracle cannot read the batches twice.
+        DataError: there is no image, a label is out of range, or the oracle would have to read an iterator twice.
         ArchitectureError: the network does not return one row of logits an image.
     """
     if criterion not in CRITERIA or not CRITERIA[criterion].needs_data:
@@ -76,7 +78,7 @@ def filter_scores(
     with keep_modes(model):
         model.eval()
         if criterion == "oracle":
-            return _oracle(model, points, batches, torch.device(device), track, say)
+            return _oracle(model, points, _Kept(batches, budget_bytes), torch.device(device), track, say)
         if criterion == "taylor":
             return _taylor(model, points, batches, torch.device(device), track)
         score = {"activation": activation, "apoz": apoz}[criterion]
@@ -199,25 +201,48 @@ def _taylor(
     return {name: layerwise(scores) for name, scores in means.result(points).items()}
 
 
+class _Kept:
+    """Batches that are kept in memory when first read, if they fit."""
+
+    def __init__(self, batches: Batches, budget_bytes: int) -> None:
+        self._batches = batches
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._room = budget_bytes
+        self.fits = True
+
+    def first(self, track: Track) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in track(self._batches, "measuring", image_count(self._batches)):
+            self._room -= images.nbytes + labels.nbytes
+            self.fits = self._room >= 0
+            if self.fits:
+                self._kept.append((images, labels))
+            else:
+                self._kept.clear()
+            yield images, labels
+        if not self.fits and isinstance(self._batches, Iterator):
+            raise DataError(
+                "The oracle reads the images once for every filter, and they do not fit into memory.",
+                "Give fewer images, or a DataLoader.",
+            )
+
+    def again(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from self._kept if self.fits else self._batches
+
+
 def _oracle(
-    model: nn.Module,
-    points: Mapping[str, _Point],
-    batches: Batches,
-    device: torch.device,
-    track: Track,
-    say: Say,
+    model: nn.Module, points: Mapping[str, _Point], batches: _Kept, device: torch.device, track: Track, say: Say
 ) -> dict[str, Tensor]:
-    if isinstance(batches, Iterator):
-        raise DataError("The oracle reads the images once for every filter.", "Give a DataLoader or a list of batches.")
     ran: set[str] = set()
-    start = time.perf_counter()
     right = images_seen = 0
+    start, computing = time.perf_counter(), 0.0
     with torch.no_grad(), _outputs_to(lambda name, output: ran.add(name), points.values()):
-        for images, labels in track(batches, "measuring", image_count(batches)):
+        for images, labels in batches.first(track):
+            began = time.perf_counter()
             right += _right(model, images, labels, device)
+            computing += time.perf_counter() - began
             images_seen += len(images)
     _check_any(images_seen)
-    seconds = time.perf_counter() - start
+    seconds = computing if batches.fits else time.perf_counter() - start
     places = [(point, filter_) for point in points.values() if point.name in ran for filter_ in range(point.filters)]
     say(
         f"The oracle evaluates the network on {images_seen:,} images for each of {len(places):,} filters: "
@@ -231,9 +256,9 @@ def _oracle(
     return {name: oracle(right / images_seen, count / images_seen) for name, count in without.items()}
 
 
-def _jobs(batches: Batches, places: Iterable[tuple[_Point, int]]) -> Iterator[tuple[Tensor, Tensor, _Point, int]]:
+def _jobs(batches: _Kept, places: Iterable[tuple[_Point, int]]) -> Iterator[tuple[Tensor, Tensor, _Point, int]]:
     for point, filter_ in places:
-        for images, labels in batches:
+        for images, labels in batches.again():
             yield images, labels, point, filter_
 
 

@@ -121,7 +121,7 @@ def open_job(job: Job, say: Say) -> Opened:
     graph = trace_for_images(model, job.example(model))
     rounds(find_method(job.method), graph, job.layers)
     teacher, teacher_notes = _teacher(job)
-    partner, partner_notes = _partner(job)
+    partner, partner_notes = _partner(job, model)
     data = _open_images(job, model)
     notes = (*checkpoint.notes, *_precision_notes(checkpoint, model), *teacher_notes, *partner_notes)
     if data is not None:
@@ -237,11 +237,11 @@ def loader(job: Job, dataset: Any, *, shuffle: bool = False, drop_last: bool = F
     )
 
 
-def _partner(job: Job) -> tuple[nn.Module | None, tuple[str, ...]]:
-    """Return the second network, and notes about its file."""
+def _partner(job: Job, model: nn.Module) -> tuple[nn.Module | None, tuple[str, ...]]:
+    """Return the second network, which has the first one's architecture, and notes about its file."""
     if job.partner is None:
         return None, ()
-    partner, checkpoint = open_checkpoint(job.partner, job.arch)
+    partner, checkpoint = open_checkpoint(job.partner, str(model.surgeon_architecture))
     return partner, checkpoint.notes
 
 

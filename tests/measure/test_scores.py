@@ -269,9 +269,31 @@ def test_labels_out_of_range(criterion: str) -> None:
         failing(ByHand(), criterion, [(IMAGES, LABELS + 1)])()
 
 
-def test_the_oracle_refuses_batches_that_can_be_read_once() -> None:
+class Counted:
+    """Batches that tell how often they were read."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.reads += 1
+        yield from zip(IMAGES.split(2), LABELS.split(2), strict=True)
+
+
+@pytest.mark.parametrize(("budget", "reads"), [(2**31, 1), (2 * 2 * 4 + 2 * 8 + 1 * 2 * 4 + 8, 1), (47, 5), (0, 5)])
+def test_the_oracle_reads_images_once_if_they_fit(budget: int, reads: int) -> None:
+    batches, layers = Counted(), trace(ByHand().eval(), IMAGES).layers
+    found = filter_scores(ByHand(), layers, "oracle", batches, device="cpu", budget_bytes=budget)
+    assert found["conv"].tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert batches.reads == reads
+
+
+def test_the_oracle_reads_an_iterator_only_if_it_fits() -> None:
+    model, layers = ByHand(), trace(ByHand().eval(), IMAGES).layers
+    found = filter_scores(model, layers, "oracle", iter(Counted()), device="cpu")
+    assert found["conv"].tolist() == pytest.approx([2 / 3, 1 / 3])
     with pytest.raises(DataError, match="once for every filter"):
-        failing(ByHand(), "oracle", iter([(IMAGES, LABELS)]))()
+        filter_scores(model, layers, "oracle", iter(Counted()), device="cpu", budget_bytes=0)
 
 
 def test_a_criterion_of_weights_is_refused() -> None:

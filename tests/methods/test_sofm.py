@@ -193,7 +193,9 @@ def test_the_plan_of_a_target_and_its_determinism(graph: CouplingGraph) -> None:
 
 def test_a_group_is_edited_once_and_the_second_target_says_so(graph: CouplingGraph) -> None:
     rest = ClassMeans(torch.rand(3, 6, 5, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 1, 1]))
-    made = make_plan(Inputs(graph, ("stem_norm", "stage"), {}, class_means={"stem_norm": rest, "stage": rest}), SofmConfig())
+    made = make_plan(
+        Inputs(graph, ("stem_norm", "stage"), {}, class_means={"stem_norm": rest, "stage": rest}), SofmConfig()
+    )
     assert sum(isinstance(edit, Mix) for edit in made.edits) == 1
     assert made.skipped == (
         "stage: the channels of 'stem' are left alone: they are edited by an earlier target already.",

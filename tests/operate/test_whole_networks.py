@@ -1,0 +1,155 @@
+"""Methods that edit a whole network at once: schedules, partners, moments, and what the record says."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.utils.data import DataLoader, TensorDataset
+
+import surgeon
+from surgeon.edit.plan import Plan, Set
+from surgeon.errors import DataError, LayerError, OptionError, PlanError
+from surgeon.operate.moments import forget
+
+CLASSES = 3
+EXAMPLE = torch.zeros(2, 1, 8, 8)
+
+
+class Two(nn.Module):
+    """Two stages with BatchNorm and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        self.two = nn.Sequential(nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Linear(8, CLASSES)
+        self.num_classes = CLASSES
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.two(self.one(images)).mean((2, 3)))
+
+
+def make_network(seed: int = 0) -> Two:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Two().eval()
+        with torch.no_grad():
+            model.one[1].weight.uniform_(0.1, 2)
+            model.two[1].weight.uniform_(0.1, 2)
+        return model
+
+
+def loader(count: int = 24) -> DataLoader[Any]:
+    labels = torch.arange(count) % CLASSES
+    images = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1)) + labels[:, None, None, None]
+    return DataLoader(TensorDataset(images, labels), 8)
+
+
+def run(model: nn.Module, method: str, layers: tuple[str, ...] = (), **options: Any) -> Any:
+    loaders = {"train": loader(), "val": loader(), "calibration": loader()}
+    return surgeon.apply(model, method, layers, example_input=EXAMPLE, **{**loaders, "epochs": 2, **options})
+
+
+def test_one_operation_on_the_whole_network_and_one_fine_tuning() -> None:
+    record = run(make_network(), "channel-regeneration")
+    assert record.targets == ()
+    assert [stage.name for stage in record.stages] == ["original", "operated", "recalibrated", "finetuned"]
+    assert [stage.target for stage in record.stages] == [None, *["the whole network"] * 3]
+    assert {edit["tensor"] for edit in record.edits} == {"one.1.weight", "two.1.weight"}
+    assert record.stages[-1].top1 == record.epochs[-1]["top1"]
+
+
+def test_layers_narrow_it_and_are_found_inside_modules() -> None:
+    record = run(make_network(), "channel-regeneration", ("two",), epochs=0, threshold="max")
+    assert record.targets == ("two",)
+    assert {edit["tensor"] for edit in record.edits} == {"two.1.weight"}
+    with pytest.raises(LayerError, match="'three' matches no module"):
+        run(make_network(), "channel-regeneration", ("three",))
+
+
+def test_repetitions_stand_in_the_record_and_reactivate_less_and_less() -> None:
+    options = {"alpha": 0.9, "beta": 0.9, "gamma": 0.5}
+    record = run(make_network(), "kernel-reactivation", epochs=4, every=2, **options)
+    assert [epoch["epoch"] for epoch in record.epochs if epoch["operation"]] == [2]
+    assert {edit.get("epoch") for edit in record.edits} <= {None, 2}
+    # Half-way through, the cosine has halved the share of kernels: 3 of 6 are 1 of 6.
+    first = sum(edit["channels"] for edit in record.edits if "epoch" not in edit)
+    assert first > 0
+    assert "one.0.weight" not in {edit["tensor"] for edit in record.edits}
+
+
+def test_preserve_leaves_the_answers_alone_until_training() -> None:
+    record = run(make_network(), "channel-regeneration", epochs=0, preserve=True, recalibrate=False)
+    assert record.edits
+    assert record.stages[1].drift < 1e-5
+    assert record.stages[1].agreement == 1.0
+
+
+def test_a_partner_stays_as_it_is_without_repetition() -> None:
+    model, partner = make_network(0), make_network(1)
+    before = copy.deepcopy(partner.state_dict())
+    own = copy.deepcopy(model.state_dict())
+    record = run(model, "filter-grafting", partner=partner, epochs=0, recalibrate=False)
+    assert all(torch.equal(before[key], value) for key, value in partner.state_dict().items())
+    share = record.figures["one.0"]["share"]
+    expected = share * own["one.0.weight"] + (1 - share) * before["one.0.weight"]
+    torch.testing.assert_close(model.one[0].weight.detach(), expected)
+
+
+def test_a_partner_trains_along_and_is_grafted_in_turn() -> None:
+    model, partner = make_network(0), make_network(1)
+    before = copy.deepcopy(partner.state_dict())
+    record = run(model, "filter-grafting", partner=partner, epochs=3, every=1)
+    assert [bool(epoch["operation"]) for epoch in record.epochs] == [False, True, True]
+    moved = [key for key, value in partner.state_dict().items() if not torch.equal(before[key], value)]
+    assert "one.0.weight" in moved
+    again, other = make_network(0), make_network(1)
+    run(again, "filter-grafting", partner=other, epochs=3, every=1)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in partner.state_dict().items())
+
+
+class Wider(Two):
+    """The same with a wider second stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.two = nn.Sequential(nn.Conv2d(6, 9, 3), nn.BatchNorm2d(9), nn.ReLU())
+        self.head = nn.Linear(9, CLASSES)
+
+
+def test_a_partner_of_another_shape_and_no_partner_are_refused() -> None:
+    with pytest.raises(PlanError, match=r"two\.0"):
+        run(make_network(), "filter-grafting", partner=Wider().eval())
+    with pytest.raises(OptionError, match="mixes two networks"):
+        run(make_network(), "filter-grafting")
+
+
+def test_data_driven_criteria_measure_and_need_images() -> None:
+    record = run(make_network(), "reinit", epochs=0, criterion="activation", ratio=0.3)
+    assert sum(layer["renewed"] for layer in record.figures.values()) == int(0.3 * 14)
+    with pytest.raises(DataError, match="taylor"):
+        surgeon.plan(make_network(), "reinit", example_input=EXAMPLE, criterion="taylor")
+
+
+def test_the_oracle_says_how_long_it_will_take() -> None:
+    said: list[str] = []
+    run(make_network(), "reinit", epochs=0, criterion="oracle", ratio=0.2, say=said.append)
+    assert said
+
+
+def test_forget_clears_the_momentum_of_set_entries_only() -> None:
+    model = make_network()
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    optimizer.step()
+    before = optimizer.state[model.two[0].weight]["momentum_buffer"].flatten().clone()
+    entries = torch.nonzero(before).flatten()[[0, 7, 60]]
+    edit = Set("two.0.weight", entries, torch.zeros(3), "set", filter_size=54)
+    forget(optimizer, model, Plan("test", {}, (), (edit,)))
+    momentum = optimizer.state[model.two[0].weight]["momentum_buffer"].flatten()
+    assert torch.equal(torch.nonzero(momentum != before).flatten(), entries)
+    assert not momentum[entries].any()
