@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch_pruning  # type: ignore[import-untyped]
+import torch_pruning
 import zoo_catalogue
 import zoo_worker
 from torch import nn

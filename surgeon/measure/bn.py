@@ -40,17 +40,16 @@ def recalibrate(model: nn.Module, batches: Batches, *, device: torch.device | st
             "There is no batch of two or more images to recalibrate BatchNorm on.",
             "Give more images or a larger batch size.",
         )
-    before = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]  # type: ignore[union-attr]
+    before = [{key: tensor.clone() for key, tensor in layer.state_dict().items()} for layer in layers]
     with keep_modes(model), _keep_momenta(layers):
         update_bn(_weighted(itertools.chain([first], images), model, layers), model, device=torch.device(device))
     used = 0
-    for layer, (mean, variance) in zip(layers, before, strict=True):
+    for layer, state in zip(layers, before, strict=True):
         if layer.num_batches_tracked:
             used += 1
         else:
             # An auxiliary head does not run in evaluation mode, and its statistics were only reset.
-            layer.running_mean.copy_(mean)  # type: ignore[union-attr]
-            layer.running_var.copy_(variance)  # type: ignore[union-attr]
+            layer.load_state_dict(state)
     return used
 
 

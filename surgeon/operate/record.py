@@ -1,6 +1,7 @@
 """The record of a run: what was done, with the figures of every stage."""
 
 import dataclasses
+import itertools
 import json
 import platform
 from collections.abc import Mapping
@@ -130,13 +131,7 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
 
 def ranges(positions: list[int]) -> str:
     """Return sorted positions as text, runs shortened: `0-3,7`."""
-    parts: list[str] = []
-    start = previous = None
-    for position in [*positions, None]:
-        if start is None:
-            start = position
-        elif position is None or position != previous + 1:  # type: ignore[operator]
-            parts.append(str(start) if start == previous else f"{start}-{previous}")
-            start = position
-        previous = position
-    return ",".join(parts)
+    # Within a run of neighbours a position and its place in the list grow alike.
+    runs = itertools.groupby(enumerate(positions), key=lambda place: place[1] - place[0])
+    ends = ([position for _, position in run] for _, run in runs)
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in ends)

@@ -1,6 +1,7 @@
 """Edits on small networks, against values worked by hand and against plain permutation."""
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
@@ -122,10 +123,10 @@ def test_a_folded_mix_of_dead_channels_is_finite(network: Small, images: torch.T
 
 
 @pytest.mark.parametrize("consumers", ["random", "zero", "keep"])
-def test_reinitialize(network: Small, images: torch.Tensor, consumers: str) -> None:
+def test_reinitialize(network: Small, images: torch.Tensor, consumers: Literal["random", "zero", "keep"]) -> None:
     group = groups_by_name(network, images)["first"][1]
     before = copy.deepcopy(network.state_dict())
-    edit = Reinitialize(group, torch.tensor([1]), consumers, seed=7)  # type: ignore[arg-type]
+    edit = Reinitialize(group, torch.tensor([1]), consumers, seed=7)
     execute(network, plan_of(edit))
     after = network.state_dict()
     # PyTorch starts a convolution with values in ±1/√fan-in; channel 1 of this group is row 3.

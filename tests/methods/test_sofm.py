@@ -1,6 +1,7 @@
 """The truths of the SOFM method: permutation, duplicates, and what the freed channels may not do."""
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def run(network: nn.Module, edits: list) -> None:
 
 @pytest.mark.parametrize("merge", ["mean", "preserve"])
 def test_a_one_to_one_mapping_is_exactly_the_permutation(
-    network: Residual, images: torch.Tensor, graph: CouplingGraph, merge: str
+    network: Residual, images: torch.Tensor, graph: CouplingGraph, merge: Literal["mean", "preserve"]
 ) -> None:
     carried = carried_by(graph, "stage")
     order = torch.tensor([3, 0, 5, 1, 4, 2])
@@ -84,7 +85,7 @@ def test_a_one_to_one_mapping_is_exactly_the_permutation(
         network.stem_norm.weight.abs_()
         network.outer_norm.weight.abs_()
     other = copy.deepcopy(network)
-    run(network, reorganize(carried, counts, SofmConfig(ratio=1.0, merge=merge), seed=0))  # type: ignore[arg-type]
+    run(network, reorganize(carried, counts, SofmConfig(ratio=1.0, merge=merge), seed=0))
     surgeon.permute(other, carried.group, order)
     for key, value in other.state_dict().items():
         if merge == "mean":
