@@ -25,6 +25,7 @@ def command(name: str | None, as_json: bool) -> None:
                 "paper": method.paper,
                 "summary": method.summary,
                 "needs_data": method.needs_data,
+                "needs_partner": method.needs_partner,
                 "options": [
                     {
                         "name": option.name,

@@ -103,13 +103,15 @@ def _short(value: Any) -> str:
 
 
 def method_table(methods: Sequence[Method]) -> None:
-    """Print the methods, one line each."""
+    """Print the methods, what they need and what they do."""
     table = Table(show_lines=False)
-    for heading in ("method", "needs", "what it does", "paper"):
+    for heading in ("method", "needs", "what it does"):
         table.add_column(heading, overflow="fold")
     for method in methods:
-        table.add_row(method.name, "images" if method.needs_data else "–", method.summary, method.paper)
+        needs = "images" if method.needs_data else "a partner" if method.needs_partner else "–"
+        table.add_row(method.name, needs, method.summary)
     OUT.print(table)
+    OUT.print("`surgeon methods NAME` shows its paper and its options.", highlight=False, markup=False)
 
 
 def option_table(method: Method) -> None:

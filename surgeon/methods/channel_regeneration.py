@@ -13,7 +13,7 @@ the smallest that lifts the weakest of its scales to the threshold.
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -65,11 +65,6 @@ def make_plan(inputs: Inputs, config: ChannelRegenerationConfig) -> Plan:
     scales = _scales(inputs)
     value = threshold([inputs.tensors[key] for key in scales.values()], config.threshold)
     weak = {key: _weak(inputs.tensors[key], value, config) for key in scales.values()}
-    figures: dict[str, Any] = {
-        "threshold": value,
-        "scales": sum(mask.numel() for mask in weak.values()),
-        "weak": sum(int(mask.sum()) for mask in weak.values()),
-    }
     edits: list[Edit] = []
     skipped: list[str] = []
     if config.preserve:
@@ -80,8 +75,14 @@ def make_plan(inputs: Inputs, config: ChannelRegenerationConfig) -> Plan:
             if places.numel():
                 values = torch.full(places.shape, value, dtype=torch.float64)
                 edits.append(Set(key, places, values, "raised to the threshold"))
-    figures["raised"] = _raised(edits, inputs.tensors, weak)
-    return Plan("channel-regeneration", dict(vars(config)), inputs.targets, tuple(edits), figures, tuple(skipped))
+    figures = {
+        "threshold": value,
+        "scales": sum(mask.numel() for mask in weak.values()),
+        "weak": sum(int(mask.sum()) for mask in weak.values()),
+        "raised": _raised(edits, weak),
+    }
+    named = {"BatchNorm scales": figures}
+    return Plan("channel-regeneration", dict(vars(config)), inputs.targets, tuple(edits), named, tuple(skipped))
 
 
 def _scales(inputs: Inputs) -> dict[str, str]:
@@ -159,7 +160,7 @@ def _places(scaling: Scaling) -> dict[str, Tensor]:
     return {part.tensor: part.scale for part in scaling.parts if part.dim == 0 and not part.divided}
 
 
-def _raised(edits: list[Edit], tensors: Mapping[str, Tensor], weak: Mapping[str, Tensor]) -> int:
+def _raised(edits: list[Edit], weak: Mapping[str, Tensor]) -> int:
     """Return how many weak scales the edits raise."""
     count = 0
     for edit in edits:

@@ -58,6 +58,23 @@ def test_every_method_writes_a_stock_checkpoint(
     assert changed <= {edit["tensor"] for edit in record["edits"]}
 
 
+@pytest.mark.parametrize(
+    "method", ["channel-regeneration", "kernel-reactivation", "weight-evolution", "filter-grafting", "reinit"]
+)
+def test_a_dry_run_prints_the_plan_of_every_method(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], resnet: Path, method: str
+) -> None:
+    given = ["--set", "threshold=2"] if method == "channel-regeneration" else []
+    if method == "filter-grafting":
+        given = ["--partner", str(saved(resnet.with_name("other.safetensors"), "test_resnet", 1))]
+    before = set(resnet.parent.iterdir())
+    assert call(monkeypatch, "apply", resnet, "--method", method, *given, "--dry-run") == 0
+    assert "conv1" in capsys.readouterr().out
+    assert call(monkeypatch, "apply", resnet, "--method", method, *given, "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["edits"]
+    assert set(resnet.parent.iterdir()) == before
+
+
 def test_a_flag_stands_for_an_option(monkeypatch: pytest.MonkeyPatch, resnet: Path) -> None:
     flags = ("--preserve", "--threshold", "2.5", "--inhibited-only", "2")
     settings = ("--set", "preserve=true", "--set", "threshold=2.5", "--set", "inhibited_only=2")

@@ -53,7 +53,7 @@ def test_scales_at_or_below_the_threshold_become_it() -> None:
     surgeon.execute(model, plan)
     assert model.norm1.weight.tolist() == pytest.approx([0.3, 0.5, 0.3, 2.0])
     assert model.norm2.weight.tolist() == pytest.approx([0.3, 1.0])
-    assert plan.figures == {"threshold": pytest.approx(0.3), "scales": 6, "weak": 3, "raised": 3}
+    assert plan.figures == {"BatchNorm scales": {"threshold": pytest.approx(0.3), "scales": 6, "weak": 3, "raised": 3}}
     assert {change.tensor for change in plan.changes()} == {"norm1.weight", "norm2.weight"}
 
 
@@ -95,11 +95,12 @@ def test_preserve_keeps_relu_networks_and_lifts_every_weak_scale(name: str) -> N
     with torch.no_grad():
         after = model(images)
     assert float((before - after).norm() / before.norm()) < 1e-9
-    assert plan.figures["raised"] == plan.figures["weak"] > 0
+    figures = plan.figures["BatchNorm scales"]
+    assert figures["raised"] == figures["weak"] > 0
     scales = torch.cat(
         [module.weight.detach().abs() for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     )
-    assert float(scales.min()) >= plan.figures["threshold"] * (1 - 1e-12)
+    assert float(scales.min()) >= figures["threshold"] * (1 - 1e-12)
 
 
 def test_preserve_lists_the_one_scale_of_a_densenet_that_only_batch_norms_read() -> None:
@@ -139,7 +140,7 @@ def test_one_factor_serves_a_whole_stream() -> None:
     torch.testing.assert_close(ratios[0], ratios[1])
     weakest = torch.minimum(before["layer2.0.bn2.weight"].abs(), before["layer2.1.bn2.weight"].abs())
     weakest = torch.minimum(weakest, before["layer2.0.downsample.1.weight"].abs())
-    wanted = torch.clamp(plan.figures["threshold"] / weakest, min=1)
+    wanted = torch.clamp(plan.figures["BatchNorm scales"]["threshold"] / weakest, min=1)
     torch.testing.assert_close(ratios[0].double(), wanted.double(), rtol=1e-5, atol=0)
 
 
