@@ -58,6 +58,9 @@ def variants(model: str) -> dict[str, dict[str, Variant]]:
         "in-place": {
             "channel-regeneration": Variant("channel-regeneration"),
             "channel-regeneration --preserve": Variant("channel-regeneration", options={"preserve": True}),
+            "channel-regeneration --preserve --set max_factor=none": Variant(
+                "channel-regeneration", options={"preserve": True, "max_factor": None}
+            ),
             "kernel-reactivation": Variant("kernel-reactivation"),
             "weight-evolution": Variant("weight-evolution"),
             # Its partner is a copy of the same checkpoint that sees the images in another order.

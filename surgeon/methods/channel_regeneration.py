@@ -7,7 +7,7 @@ scales (algorithm 1, line 11), and so does this: a large negative scale is "belo
 network computes what it did. A factor moved like this leaves the gradient of the filter itself as it was; what grows,
 by the factor, is the gradient of the columns that read it, and with them the filter's own from the first update on.
 There a scale keeps its sign and counts by its magnitude, and one factor serves everything that writes the same stream:
-the smallest that lifts the weakest of its scales to the threshold.
+the smallest that lifts the weakest of its scales to the threshold, up to `max_factor`.
 """
 
 import statistics
@@ -24,7 +24,7 @@ from surgeon.errors import LayerError, OptionError
 from surgeon.methods.base import Inputs, Method, option
 
 LARGEST_FACTOR = 1e6
-"""Beyond it a scale is zero in all but name: single precision could not hold the columns and the shift together."""
+"""Beyond it single precision could not hold the columns and the shift together."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,22 @@ class ChannelRegenerationConfig:
         False,
         "keep the function: scale shifts along and divide the columns that read them, wherever that is exact",
     )
+    max_factor: float | None = option(
+        10.0,
+        "with preserve, the largest factor; the gradient of the columns grows by it while they shrink, so that"
+        " scales near zero, lifted all the way (none), make fine-tuning at a usual learning rate diverge",
+    )
     every: int | None = option(None, "repeat the operation every so many epochs of fine-tuning", paper="5 from scratch")
 
     def __post_init__(self) -> None:
         for name, value in (("threshold", self.threshold), ("inhibited_only", self.inhibited_only)):
             if isinstance(value, (int, float)) and not value > 0:
                 raise OptionError(f"The option {name} of channel-regeneration is {value}.", "Give a number above 0.")
+        if self.max_factor is not None and not self.max_factor > 1:
+            raise OptionError(
+                f"The option max_factor of channel-regeneration is {self.max_factor}.",
+                "Give a number above 1, or none.",
+            )
         if self.every is not None and self.every < 1:
             raise OptionError(
                 f"The option every of channel-regeneration is {self.every}.", "Give a whole number of at least 1."
@@ -68,7 +78,7 @@ def make_plan(inputs: Inputs, config: ChannelRegenerationConfig) -> Plan:
     edits: list[Edit] = []
     skipped: list[str] = []
     if config.preserve:
-        edits, skipped = _preserving(inputs, weak, value)
+        edits, skipped = _preserving(inputs, weak, value, config.max_factor)
     else:
         for key, mask in weak.items():
             places = torch.nonzero(mask).flatten()
@@ -127,32 +137,35 @@ def _weak(scale: Tensor, value: float, config: ChannelRegenerationConfig) -> Ten
     return weak if config.inhibited_only is None else weak & (known.abs() < config.inhibited_only)
 
 
-def _preserving(inputs: Inputs, weak: Mapping[str, Tensor], value: float) -> tuple[list[Edit], list[str]]:
-    """Return one rescaling, and a sentence for every BatchNorm of which some channels had to be left alone."""
+def _preserving(
+    inputs: Inputs, weak: Mapping[str, Tensor], value: float, max_factor: float | None
+) -> tuple[list[Edit], list[str]]:
+    """Return one rescaling, and a sentence for every BatchNorm of which some scales do not reach the threshold."""
     scaling = inputs.graph.scaling
+    most = LARGEST_FACTOR if max_factor is None else min(max_factor, LARGEST_FACTOR)
     factors = torch.ones(scaling.size, dtype=torch.float64)
     places = _places(scaling)
-    left: dict[str, int] = {}
-    silent: dict[str, int] = {}
+    skipped = []
     for key, mask in weak.items():
         numbers = places.get(key, torch.full(mask.shape, -1))
         magnitude = inputs.tensors[key].double().cpu().abs()
-        audible = magnitude * LARGEST_FACTOR >= value
-        left[key] = int((mask & (numbers < 0)).sum())
-        silent[key] = int((mask & (numbers >= 0) & ~audible).sum())
-        chosen = mask & (numbers >= 0) & audible
-        factors.scatter_reduce_(0, numbers[chosen], value / magnitude[chosen], "amax")
-    skipped = [
-        f"{key}: {count} weak scales are left alone. {scaling.reasons.get(key, 'Nothing that reads them takes it up.')}"
-        for key, count in left.items()
-        if count
-    ]
-    skipped += [
-        f"{key}: {count} weak scales are left alone; they are so near to zero that no factor lifts them."
-        for key, count in silent.items()
-        if count
-    ]
+        bound, silent = mask & (numbers < 0), mask & (numbers >= 0) & (magnitude == 0)
+        chosen = mask & ~bound & ~silent
+        wanted = value / magnitude[chosen]
+        factors.scatter_reduce_(0, numbers[chosen], wanted.clamp(max=most), "amax")
+        skipped += _shortfalls(key, scaling, int(bound.sum()), int(silent.sum()), int((wanted > most).sum()), most)
     return ([Rescale(scaling, factors)] if bool((factors != 1).any()) else []), skipped
+
+
+def _shortfalls(key: str, scaling: Scaling, bound: int, silent: int, partly: int, most: float) -> list[str]:
+    """Return what is to be said of the weak scales of one BatchNorm that do not reach the threshold."""
+    reason = scaling.reasons.get(key, "Nothing that reads them takes a factor up.")
+    counted = [
+        (bound, f"weak scales are left alone. {reason}"),
+        (silent, "scales are left alone: they are zero, and no factor lifts zero."),
+        (partly, f"scales are raised {most:g}-fold and stay below the threshold; max_factor says how far they may go."),
+    ]
+    return [f"{key}: {count} {what}" for count, what in counted if count]
 
 
 def _places(scaling: Scaling) -> dict[str, Tensor]:

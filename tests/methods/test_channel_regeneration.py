@@ -123,10 +123,19 @@ def test_a_scale_of_zero_has_no_factor() -> None:
     with torch.no_grad():
         model.norm1.weight[1] = 0
     plan = surgeon.plan(model, METHOD, example_input=IMAGES, preserve=True)
-    assert any("norm1.weight: 1 weak" in line and "near to zero" in line for line in plan.skipped)
+    assert "norm1.weight: 1 scales are left alone: they are zero, and no factor lifts zero." in plan.skipped
     surgeon.execute(model, plan)
     assert model.norm1.weight[1] == 0
     assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
+@pytest.mark.parametrize(("most", "raised"), [(10.0, 0.09), (2.0, 0.018), (None, 0.3), (1000.0, 0.3)])
+def test_scales_near_zero_are_lifted_as_far_as_asked(most: float | None, raised: float) -> None:
+    model = Chain()
+    plan = surgeon.plan(model, METHOD, ["norm2"], example_input=IMAGES, preserve=True, threshold=0.3, max_factor=most)
+    surgeon.execute(model, plan)
+    assert model.norm2.weight.tolist() == pytest.approx([raised, 1.0])
+    assert bool(plan.skipped) == (raised < 0.3)
 
 
 def test_one_factor_serves_a_whole_stream() -> None:
@@ -184,7 +193,9 @@ def test_networks_without_batch_norm_are_told_what_works() -> None:
     assert "kernel-reactivation" in error.value.remedy
 
 
-@pytest.mark.parametrize("options", [{"threshold": 0.0}, {"threshold": -1.0}, {"inhibited_only": 0.0}, {"every": 0}])
+@pytest.mark.parametrize(
+    "options", [{"threshold": 0.0}, {"threshold": -1.0}, {"inhibited_only": 0.0}, {"every": 0}, {"max_factor": 1.0}]
+)
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
         ChannelRegenerationConfig(**options)
