@@ -16,10 +16,14 @@ _HOMES = {
     "permute": "surgeon.edit.permute",
     "load": "surgeon.checkpoint",
     "save": "surgeon.checkpoint",
+    "save_plan": "surgeon.operate.stored_plan",
+    "load_plan": "surgeon.operate.stored_plan",
     "methods": "surgeon.methods",
 }
 
-__all__ = ["__version__", "apply", "execute", "load", "methods", "permute", "plan", "save", "trace"]
+__all__ = [
+    "__version__", "apply", "execute", "load", "load_plan", "methods", "permute", "plan", "save", "save_plan", "trace",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

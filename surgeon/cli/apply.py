@@ -1,8 +1,9 @@
 """`surgeon apply CHECKPOINT --method NAME`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,10 @@ from surgeon.cli.options import (
     read_recipe,
     weights_option,
 )
+from surgeon.errors import OptionError
+
+if TYPE_CHECKING:
+    from surgeon.operate.stored_plan import StoredPlan
 
 tuning_options = combined(
     click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="Epochs of fine-tuning."),
@@ -71,9 +76,38 @@ TUNING_NAMES = (
 )  # fmt: skip
 
 
+def open_given_plan(path: Path, method: str | None, others: Mapping[str, Any]) -> "StoredPlan":
+    """Return the plan of a file.
+
+    Args:
+        path: the file.
+        method: what `--method` says, which must be the plan's, or None.
+        others: by name, what else the plan decides; none of it may be given.
+
+    Raises:
+        OptionError: the command line decides what the plan has decided.
+        SurgeonError: the file cannot be read.
+    """
+    from surgeon.operate.stored_plan import open_plan
+
+    given = [name for name, value in others.items() if value]
+    if given:
+        name = given[0].replace("_", "-")
+        raise OptionError(
+            f"The option {name} is given with --plan, and the plan has decided on it.", f"Leave {name} out."
+        )
+    stored = open_plan(path)
+    if method not in (None, stored.plan.method):
+        raise OptionError(f"The plan {path} is not one of the method {method}.", "Leave --method out.")
+    return stored
+
+
 @click.command(name="apply")
 @click.argument("checkpoint", type=CHECKPOINT)
-@click.option("--method", required=True, metavar="NAME", help="The method; `surgeon methods` lists them.")
+@click.option("--method", metavar="NAME", help="The method; `surgeon methods` lists them.")
+@click.option(
+    "--plan", "plan_path", type=CHECKPOINT, help="Carry out a saved plan instead; it fixes method and options."
+)
 @layers_option
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option of the method.")
 @click.option("--every", type=click.IntRange(1), help="Repeat the operation every so many epochs.")
@@ -89,8 +123,9 @@ TUNING_NAMES = (
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Print the plan (every tensor, how many channels, what happens), measured on the images, and write nothing.",
+    help="Print the plan (every tensor, how many channels, what happens), measured on the images, and change nothing.",
 )
+@click.option("--save-plan", type=CHECKPOINT, help="With --dry-run: write the plan to this .safetensors file.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @click.option(
     "--recipe",
@@ -103,7 +138,8 @@ TUNING_NAMES = (
 @json_option
 def command(
     checkpoint: Path,
-    method: str,
+    method: str | None,
+    plan_path: Path | None,
     layers: tuple[str, ...],
     settings: tuple[str, ...],
     every: int | None,
@@ -116,6 +152,7 @@ def command(
     overwrite: bool,
     no_recalibrate: bool,
     dry_run: bool,
+    save_plan: Path | None,
     seed: int,
     as_json: bool,
     **values: Any,
@@ -128,12 +165,20 @@ def command(
     options = key_values(settings)
     given = {name: values[name] for name in METHOD_OPTIONS} | {"every": every}
     options |= {name: str(value) for name, value in given.items() if value is not None}
+    if save_plan is not None and not dry_run:
+        raise click.UsageError("--save-plan goes with --dry-run.")
     from surgeon.cli import render
     from surgeon.operate.job import Job
     from surgeon.operate.record import plan_dict
     from surgeon.operate.run import plan_job, run_job
     from surgeon.tuning import TuningConfig
 
+    stored = None
+    if plan_path is not None:
+        stored = open_given_plan(plan_path, method, {**options, "layers": layers, "partner": partner})
+        method, options = stored.plan.method, stored.options
+    if method is None:
+        raise click.UsageError("Missing option '--method' (or '--plan').")
     tuning = TuningConfig(epochs=epochs, seed=seed, **{name: values[name] for name in TUNING_NAMES})
     job = Job(
         checkpoint=checkpoint,
@@ -154,6 +199,8 @@ def command(
         batch_size=values["batch_size"],
         workers=values["workers"],
         weights=weights,
+        plan=stored,
+        plan_output=save_plan,
     )
     if dry_run:
         planned = plan_job(job, render.progress, render.say)

@@ -16,6 +16,8 @@ from surgeon.errors import DataError, OptionError, OutputError
 from surgeon.methods import make_config
 from surgeon.operate.images import trace_for_images
 from surgeon.operate.inputs import Say, find_method, num_outputs, rounds
+from surgeon.operate.replay import rehearse
+from surgeon.operate.stored_plan import StoredPlan
 from surgeon.tuning import TuningConfig
 from surgeon.tuning.evaluate import count_images
 from surgeon.tuning.modes import has_batch_norm
@@ -48,6 +50,8 @@ class Job:
         batch_size: images a batch.
         workers: processes that read images.
         weights: the key of the weights to take where the checkpoint holds several, or None.
+        plan: a plan to carry out in place of one of `method`, whose name and options are the plan's; or None.
+        plan_output: where a dry run writes its plan, or None.
     """
 
     checkpoint: Path
@@ -68,6 +72,8 @@ class Job:
     batch_size: int
     workers: int
     weights: str | None = None
+    plan: StoredPlan | None = None
+    plan_output: Path | None = None
 
     @property
     def result(self) -> Path:
@@ -119,13 +125,18 @@ def open_job(job: Job, say: Say) -> Opened:
     model, checkpoint = open_checkpoint(job.checkpoint, job.arch, job.weights)
     _check_tuning(job, model)
     graph = trace_for_images(model, job.example(model))
-    rounds(find_method(job.method), graph, job.layers)
+    if job.plan is None:
+        rounds(find_method(job.method), graph, job.layers)
+    else:
+        rehearse(model, job.plan)
     teacher, teacher_notes = _teacher(job)
     partner, partner_notes = _partner(job, model)
     data = _open_images(job, model)
     notes = (*checkpoint.notes, *_precision_notes(checkpoint, model), *teacher_notes, *partner_notes)
     if data is not None:
         notes += (*data.notes, *data.training_notes, *_batch_notes(job, model, data))
+    if job.plan is not None:
+        notes += job.plan.notes
     for note in notes:
         say(note)
     return Opened(model, checkpoint, graph, teacher, partner, data, notes)
@@ -137,15 +148,31 @@ def _check_outputs(job: Job) -> None:
     Raises:
         OutputError: a path exists, is the input, or is not for .safetensors.
     """
-    if job.result.suffix.lower() != ".safetensors":
-        raise OutputError(
-            f"The output {job.result} has the suffix {job.result.suffix or '(none)'}, and results are safetensors.",
-            "Give a name that ends in .safetensors with -o.",
-        )
+    _check_suffix(job.result, "-o")
     if job.result.resolve() == job.checkpoint.resolve():
         raise OutputError(f"The output {job.result} is the input itself.", "Give another name with -o.")
+    if job.plan is not None and job.plan.path.resolve() in (job.result.resolve(), job.best.resolve()):
+        raise OutputError(f"The output {job.result} would replace the plan.", "Give another name with -o.")
     for path in (job.result, job.record, job.best):
         refuse_existing(path, job.overwrite)
+    if job.plan_output is not None:
+        _check_plan_output(job, job.plan_output)
+
+
+def _check_plan_output(job: Job, path: Path) -> None:
+    _check_suffix(path, "--save-plan")
+    others = [job.checkpoint, *(() if job.plan is None else (job.plan.path,))]
+    if path.resolve() in [other.resolve() for other in others]:
+        raise OutputError(f"The plan's output {path} is an input.", "Give another name with --save-plan.")
+    refuse_existing(path, job.overwrite)
+
+
+def _check_suffix(path: Path, option: str) -> None:
+    if path.suffix.lower() != ".safetensors":
+        raise OutputError(
+            f"The output {path} has the suffix {path.suffix or '(none)'}, and results are safetensors.",
+            f"Give a name that ends in .safetensors with {option}.",
+        )
 
 
 def _check_tuning(job: Job, model: nn.Module) -> None:
@@ -162,6 +189,9 @@ def _check_tuning(job: Job, model: nn.Module) -> None:
 def _check_method(job: Job) -> None:
     method = find_method(job.method)
     wanted = method.measures(make_config(method, job.options))
+    if job.plan is not None:
+        # Whatever it was measured on, or mixed with, is in it.
+        return
     if wanted is not None and job.images is None:
         raise DataError(
             f"The method {job.method} measures {wanted} on labelled images, and there are none.",

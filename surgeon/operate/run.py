@@ -1,6 +1,7 @@
 """The main job on files: read a checkpoint, apply a method to its network, write the result and its record."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 
@@ -12,20 +13,29 @@ from surgeon.edit.plan import Plan
 from surgeon.errors import PlanError
 from surgeon.operate.apply import OnEpoch, OnStage, apply
 from surgeon.operate.inputs import Say
-from surgeon.operate.job import Job, loader, open_job, training_loader
+from surgeon.operate.job import Job, Opened, loader, open_job, training_loader
 from surgeon.operate.plan import plan
 from surgeon.operate.record import Record, Stage
+from surgeon.operate.replay import replay
+from surgeon.operate.stored_plan import save_plan
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
 
 
 def plan_job(job: Job, track: Track, say: Say) -> Plan:
-    """Return what the job would do, without doing it.
+    """Return what the job would do, without doing it; written to `job.plan_output`, if there is one.
 
     Raises:
         SurgeonError: its inputs cannot be used; see `apply`.
     """
     opened = open_job(job, say)
+    made = _make_plan(job, opened, track, say) if job.plan is None else job.plan.plan
+    if job.plan_output is not None:
+        save_plan(made, job.plan_output, overwrite=job.overwrite)
+    return made
+
+
+def _make_plan(job: Job, opened: Opened, track: Track, say: Say) -> Plan:
     calibration = None if opened.data is None else loader(job, opened.data.calibration)
     return plan(
         opened.model,
@@ -66,10 +76,12 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
             best.clear()
         on_stage(stage)
 
-    record = apply(
-        model,
-        job.method,
-        job.layers,
+    operate = (
+        functools.partial(apply, model, job.method, job.layers, partner=opened.partner, **job.options)
+        if job.plan is None
+        else functools.partial(replay, model, job.plan)
+    )
+    record = operate(
         train=None if data is None else training_loader(job, model, data),
         val=None if data is None else loader(job, data.val),
         calibration=None if data is None else loader(job, data.calibration),
@@ -81,12 +93,10 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         accelerator=make_accelerator(job.tuning.mixed_precision),
         track=track,
         graph=opened.graph,
-        partner=opened.partner,
         say=say,
         on_stage=finished,
         on_epoch=on_epoch,
         on_best=lambda epoch, state: best.append((epoch, state)),
-        **job.options,
     )
     if not record.edits:
         raise PlanError("The run edited nothing, so there is nothing to write.", "Choose other layers or options.")

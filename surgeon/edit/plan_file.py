@@ -1,0 +1,114 @@
+"""A plan as named tensors and a JSON text: what a file of it holds. Whoever writes the bytes knows no edits.
+
+The JSON names tensors and counts channel groups and scalings, so that what several edits share is stored once.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from surgeon.coupling.graph import ChannelGroup, Member, Part, Scaling
+from surgeon.edit.plan import Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Set
+from surgeon.errors import PlanError
+
+VERSION = 1
+"""Of the format; another one is refused."""
+
+KINDS: Mapping[str, type[Edit]] = {
+    "reorder": Reorder, "mix": Mix, "reinitialize": Reinitialize, "rescale": Rescale, "set": Set, "blend": Blend,
+}  # fmt: skip
+_WORDS = {kind: word for word, kind in KINDS.items()}
+
+
+def encode(plan: Plan) -> tuple[dict[str, Tensor], str]:
+    """Return a plan's tensors by name, on the CPU, and everything else as JSON text.
+
+    Raises:
+        PlanError: an option or a figure is of a type that JSON does not have.
+    """
+    encoder = _Encoder()
+    edits = [encoder.edit(edit, f"edits/{index}") for index, edit in enumerate(plan.edits)]
+    content = {
+        "version": VERSION,
+        "method": plan.method,
+        "options": dict(plan.options),
+        "targets": plan.targets,
+        "figures": dict(plan.figures),
+        "skipped": plan.skipped,
+        "groups": encoder.groups,
+        "scalings": encoder.scalings,
+        "edits": edits,
+    }
+    try:
+        return encoder.tensors, json.dumps(content, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise PlanError(
+            f"The plan of {plan.method} has options or figures that JSON cannot express.",
+            "Use text, numbers, true, false, None, lists and dictionaries of them.",
+        ) from error
+
+
+class _Encoder:
+    """Gives names to tensors and numbers to groups and scalings, to the same ones the same."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.groups: list[dict[str, Any]] = []
+        self.scalings: list[dict[str, Any]] = []
+        self._names: dict[int, str] = {}
+        self._numbers: dict[ChannelGroup | Scaling, int] = {}
+
+    def edit(self, edit: Edit, place: str) -> dict[str, Any]:
+        """Return an edit as JSON: its fields under their own names."""
+        values = {field.name: getattr(edit, field.name) for field in dataclasses.fields(edit)}
+        return {
+            "kind": _WORDS[type(edit)],
+            **{name: self._value(value, f"{place}/{name}") for name, value in values.items()},
+        }
+
+    def _value(self, value: Any, place: str) -> Any:
+        if isinstance(value, Tensor):
+            return self._tensor(value, place)
+        if isinstance(value, ChannelGroup):
+            return self._group(value)
+        return self._scaling(value) if isinstance(value, Scaling) else value
+
+    def _tensor(self, tensor: Tensor, name: str) -> str:
+        # By identity: the plan holds on to its tensors, so that no number is given twice.
+        known = self._names.setdefault(id(tensor), name)
+        if known == name:
+            self.tensors[name] = tensor.detach().cpu()
+        return known
+
+    def _group(self, group: ChannelGroup) -> int:
+        if group not in self._numbers:
+            place = f"groups/{len(self.groups)}"
+            self._numbers[group] = len(self.groups)
+            self.groups.append({
+                "name": group.name,
+                "size": group.size,
+                "homogeneous": group.homogeneous,
+                "members": [self._axis(member, f"{place}/{index}") for index, member in enumerate(group.members)],
+                "writers": [dataclasses.asdict(writer) for writer in group.writers],
+            })  # fmt: skip
+        return self._numbers[group]
+
+    def _scaling(self, scaling: Scaling) -> int:
+        if scaling not in self._numbers:
+            place = f"scalings/{len(self.scalings)}"
+            self._numbers[scaling] = len(self.scalings)
+            self.scalings.append({
+                "size": scaling.size,
+                "parts": [self._axis(part, f"{place}/{index}") for index, part in enumerate(scaling.parts)],
+                "reasons": dict(scaling.reasons),
+            })  # fmt: skip
+        return self._numbers[scaling]
+
+    def _axis(self, axis: Member | Part, place: str) -> dict[str, Any]:
+        values = {field.name: getattr(axis, field.name) for field in dataclasses.fields(axis)}
+        if axis.rows is not None:
+            values["rows"] = [axis.rows.start, axis.rows.stop]
+        return {name: self._value(value, f"{place}/{name}") for name, value in values.items()}
