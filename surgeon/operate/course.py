@@ -26,12 +26,12 @@ class Course:
     def note(self, made: Plan, epoch: int | None = None) -> None:
         """Add a plan that was carried out, at the start of a target or (with `epoch`) during fine-tuning."""
         self.edits += edit_rows(made, epoch)
+        self.skipped.update(dict.fromkeys(made.skipped))
         if epoch is None:
             self.plan_edits += made.edits
             moved = (edit.group for edit in made.edits if isinstance(edit, (Reorder, Mix, Reinitialize)))
             self.groups.update(dict.fromkeys(moved))
             self.figures.update(made.figures)
-            self.skipped.update(dict.fromkeys(made.skipped))
 
 
 def round_seed(seed: int, place: int) -> int:

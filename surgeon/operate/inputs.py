@@ -108,7 +108,8 @@ def _measured(subject: Subject, inputs: Inputs) -> Inputs:
             f"The method {subject.method.name} measures {wanted} and needs images.", "Pass some with --data."
         )
     if wanted != CLASS_MEANS:
-        layers = inputs.layers()
+        # A linear layer is meant only where it is named: each of its filters would cost the oracle an evaluation.
+        layers = [layer for layer in inputs.layers() if layer.convolution or layer.name in inputs.targets]
         scores = filter_scores(
             subject.model, layers, wanted, subject.images, device=subject.device, track=subject.track, say=subject.say
         )

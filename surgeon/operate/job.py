@@ -101,6 +101,7 @@ class Opened:
         graph: its coupling graph.
         teacher: `original`, a network, or None.
         partner: the second network, or None.
+        partner_file: path and SHA-256 of its file, or nothing.
         data: the images; None where there are none.
         notes: what a reader of the results should know.
     """
@@ -110,6 +111,7 @@ class Opened:
     graph: CouplingGraph
     teacher: nn.Module | str | None
     partner: nn.Module | None
+    partner_file: Mapping[str, str]
     data: ImageData | None
     notes: tuple[str, ...]
 
@@ -130,7 +132,7 @@ def open_job(job: Job, say: Say) -> Opened:
     else:
         rehearse(model, job.plan)
     teacher, teacher_notes = _teacher(job)
-    partner, partner_notes = _partner(job, model)
+    partner, partner_file, partner_notes = _partner(job, model)
     data = _open_images(job, model)
     notes = (*checkpoint.notes, *_precision_notes(checkpoint, model), *teacher_notes, *partner_notes)
     if data is not None:
@@ -139,7 +141,7 @@ def open_job(job: Job, say: Say) -> Opened:
         notes += job.plan.notes
     for note in notes:
         say(note)
-    return Opened(model, checkpoint, graph, teacher, partner, data, notes)
+    return Opened(model, checkpoint, graph, teacher, partner, partner_file, data, notes)
 
 
 def _check_outputs(job: Job) -> None:
@@ -267,12 +269,12 @@ def loader(job: Job, dataset: Any, *, shuffle: bool = False, drop_last: bool = F
     )
 
 
-def _partner(job: Job, model: nn.Module) -> tuple[nn.Module | None, tuple[str, ...]]:
-    """Return the second network, which has the first one's architecture, and notes about its file."""
+def _partner(job: Job, model: nn.Module) -> tuple[nn.Module | None, dict[str, str], tuple[str, ...]]:
+    """Return the second network, which has the first one's architecture, its file, and notes about that."""
     if job.partner is None:
-        return None, ()
+        return None, {}, ()
     partner, checkpoint = open_checkpoint(job.partner, str(model.surgeon_architecture))
-    return partner, checkpoint.notes
+    return partner, {"path": str(job.partner), "sha256": checkpoint.sha256}, checkpoint.notes
 
 
 def _teacher(job: Job) -> tuple[nn.Module | str | None, tuple[str, ...]]:

@@ -1,19 +1,21 @@
 """The second network of a method that mixes two, which may train along."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from surgeon.edit.execute import execute
 from surgeon.edit.plan import Plan
+from surgeon.errors import OptionError
 from surgeon.operate.inputs import Subject, measured_inputs
 from surgeon.operate.moments import forget
-from surgeon.tuning import TuningConfig, make_accelerator, train_by_epochs
+from surgeon.tuning import TuningConfig, train_by_epochs
 
 SEED_SHIFT = 1
 """The partner sees the images in another order: two networks that learn the same have nothing to give each other."""
@@ -27,16 +29,24 @@ class Partner:
         subject: the network that it is the partner of.
         train: batches for training.
         tuning: the options of training, the same for both but for the seed.
+        accelerator: the first network's device, precision and gradient accumulation, which are the partner's too.
     """
 
-    def __init__(self, model: nn.Module, subject: Subject, train: DataLoader[Any] | None, tuning: TuningConfig) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        subject: Subject,
+        train: DataLoader[Any] | None,
+        tuning: TuningConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self._model = model.to(accelerator.device)
         self._subject = subject
-        self._epochs: Iterator[int] | None = None
+        self._epochs: Generator[int] | None = None
         self._pending: Plan | None = None
+        self._started = False
         if getattr(subject.config, "every", None) and train is not None and tuning.epochs:
             settings = dataclasses.replace(tuning, seed=tuning.seed + SEED_SHIFT)
-            accelerator = make_accelerator(settings.mixed_precision)
             self._epochs = train_by_epochs(
                 model, train, settings, accelerator=accelerator, between_epochs=self._carry_out, track=subject.track
             )
@@ -48,19 +58,36 @@ class Partner:
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
-        """Its tensors by state-dict key, as they are now."""
+        """Its tensors by state-dict key, as they are now; they change when it trains."""
         return self._model.state_dict()
 
     def train_epoch(self) -> None:
         """Train it for one epoch, after the operation that was planned for it."""
-        if self._epochs is not None:
+        if self._epochs is None:
+            return
+        self._started = True
+        try:
             next(self._epochs)
+        except OptionError as error:
+            raise OptionError(f"Training the partner failed: {error.problem}", error.remedy) from error
 
     def plan(self, targets: tuple[str, ...], seed: int, progress: float) -> None:
         """Plan the operation on it, with the other network as it is now for its partner."""
         mine = dataclasses.replace(self._subject, model=self._model)
+        # Copies: the other network is edited before this plan is carried out.
         other = {key: tensor.clone() for key, tensor in self._subject.model.state_dict().items()}
         self._pending = mine.method.make_plan(measured_inputs(mine, targets, seed, {}, other, progress), mine.config)
+
+    def settle(self) -> None:
+        """Carry out what was planned, or leave it to the next epoch if there is an optimizer with a memory of it."""
+        if self._pending is not None and not self._started:
+            execute(self._model, self._pending)
+            self._pending = None
+
+    def close(self) -> None:
+        """Stop training it, and put its modes back."""
+        if self._epochs is not None:
+            self._epochs.close()
 
     def _carry_out(self, epoch: int, optimizer: Optimizer) -> None:
         if self._pending is not None:

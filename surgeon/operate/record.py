@@ -57,6 +57,8 @@ class Record:
         arch: the network's architecture, where it is known.
         checkpoint: path and SHA-256 of the input; empty for a network without a file.
         output: path of the result, or None.
+        partner: of a method that mixes two networks, whether the second was trained along, and its path and SHA-256
+            where it came from a file; empty for other methods.
         device: where it ran.
         notes: what a reader of the figures should know.
     """
@@ -74,6 +76,7 @@ class Record:
     arch: str | None = None
     checkpoint: Mapping[str, str] = field(default_factory=dict)
     output: str | None = None
+    partner: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     notes: tuple[str, ...] = ()
 

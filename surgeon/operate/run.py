@@ -1,7 +1,6 @@
 """The main job on files: read a checkpoint, apply a method to its network, write the result and its record."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Sequence
 
@@ -16,7 +15,6 @@ from surgeon.operate.inputs import Say
 from surgeon.operate.job import Job, Opened, loader, open_job, training_loader
 from surgeon.operate.plan import plan
 from surgeon.operate.record import Record, Stage
-from surgeon.operate.replay import replay
 from surgeon.operate.stored_plan import save_plan
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
@@ -76,18 +74,18 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
             best.clear()
         on_stage(stage)
 
-    operate = (
-        functools.partial(apply, model, job.method, job.layers, partner=opened.partner, **job.options)
-        if job.plan is None
-        else functools.partial(replay, model, job.plan)
-    )
-    record = operate(
+    record = apply(
+        model,
+        job.method,
+        job.layers,
         train=None if data is None else training_loader(job, model, data),
         val=None if data is None else loader(job, data.val),
         calibration=None if data is None else loader(job, data.calibration),
         epochs=job.epochs,
         tuning=job.tuning,
         teacher=opened.teacher,
+        partner=opened.partner,
+        plan=None if job.plan is None else job.plan.plan,
         recalibrate=job.recalibrate,
         seed=job.seed,
         accelerator=make_accelerator(job.tuning.mixed_precision),
@@ -97,6 +95,7 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         on_stage=finished,
         on_epoch=on_epoch,
         on_best=lambda epoch, state: best.append((epoch, state)),
+        **job.options,
     )
     if not record.edits:
         raise PlanError("The run edited nothing, so there is nothing to write.", "Choose other layers or options.")
@@ -105,6 +104,7 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
     record = dataclasses.replace(
         record,
         checkpoint={"path": str(job.checkpoint), "sha256": opened.checkpoint.sha256},
+        partner={**opened.partner_file, **record.partner},
         output=str(job.result),
         notes=(*record.notes, *opened.notes, *remarks),
     )

@@ -1,7 +1,7 @@
 """Fine-tuning: epochs of training, each followed by an evaluation, with the last and the best weights kept."""
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
 from math import ceil, isfinite
 from typing import Any
@@ -169,7 +169,7 @@ def train_by_epochs(
     accelerator: Accelerator,
     between_epochs: BetweenEpochs | None = None,
     track: Track = no_progress,
-) -> Iterator[int]:
+) -> Generator[int]:
     """Train a network like `tune`, an epoch each time the next number is asked for, and without evaluation.
 
     Args:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import surgeon
 from surgeon.edit.plan import Plan, Set
 from surgeon.errors import DataError, LayerError, OptionError, PlanError
+from surgeon.operate import work
 from surgeon.operate.moments import forget
 
 CLASSES = 3
@@ -74,11 +76,11 @@ def test_repetitions_stand_in_the_record_and_reactivate_less_and_less() -> None:
     options = {"alpha": 0.9, "beta": 0.9, "gamma": 0.5}
     record = run(make_network(), "kernel-reactivation", epochs=4, every=2, **options)
     assert [epoch["epoch"] for epoch in record.epochs if epoch["operation"]] == [2]
-    assert {edit.get("epoch") for edit in record.edits} <= {None, 2}
-    # Half-way through, the cosine has halved the share of kernels: 3 of 6 are 1 of 6.
-    first = sum(edit["channels"] for edit in record.edits if "epoch" not in edit)
-    assert first > 0
-    assert "one.0.weight" not in {edit["tensor"] for edit in record.edits}
+    assert {edit["tensor"] for edit in record.edits} == {"two.0.weight"}
+    (repeated,) = (epoch["operation"]["figures"] for epoch in record.epochs if epoch["operation"])
+    # 7 filters of 6 kernels; half-way through, the cosine has halved the share of 0.5, and 1.5 kernels are one.
+    assert record.figures["two.0"]["reactivated_kernels"] == 7 * 3
+    assert repeated["two.0"]["reactivated_kernels"] == 7
 
 
 def test_preserve_leaves_the_answers_alone_until_training() -> None:
@@ -99,17 +101,52 @@ def test_a_partner_stays_as_it_is_without_repetition() -> None:
     torch.testing.assert_close(model.one[0].weight.detach(), expected)
 
 
-def test_a_partner_trains_along_and_is_grafted_in_turn() -> None:
+def test_a_partner_that_trains_along_is_grafted_in_turn() -> None:
     model, partner = make_network(0), make_network(1)
-    before = copy.deepcopy(partner.state_dict())
+    first, second = copy.deepcopy(model.state_dict()), copy.deepcopy(partner.state_dict())
+    record = run(model, "filter-grafting", partner=partner, epochs=1, every=1, recalibrate=False)
+    # One exchange before the only epoch, and no epoch of the partner's: no exchange is left that would need it.
+    share = record.figures["one.0"]["share"]
+    expected = (1 - share) * second["one.0.weight"] + share * first["one.0.weight"]
+    torch.testing.assert_close(partner.one[0].weight.detach(), expected)
+    assert record.partner == {"trained": True}
+
+
+def test_a_partner_trains_between_two_exchanges_and_is_given_back() -> None:
+    model, partner = make_network(0), make_network(1)
     record = run(model, "filter-grafting", partner=partner, epochs=3, every=1)
     assert [bool(epoch["operation"]) for epoch in record.epochs] == [False, True, True]
-    moved = [key for key, value in partner.state_dict().items() if not torch.equal(before[key], value)]
-    assert "one.0.weight" in moved
+    assert not partner.training
     again, other = make_network(0), make_network(1)
     run(again, "filter-grafting", partner=other, epochs=3, every=1)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in partner.state_dict().items())
+    idle, lonely = make_network(0), make_network(1)
+    run(idle, "filter-grafting", partner=lonely, epochs=1, every=1)
+    # The partner of three epochs has learnt in two of them; that of one epoch was only mixed.
+    assert not torch.equal(partner.head.weight, lonely.head.weight)
+
+
+def test_a_partner_trains_as_the_network_does() -> None:
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=3)
+    run(make_network(0), "filter-grafting", partner=make_network(1), epochs=2, every=1, accelerator=accelerator)
+    assert accelerator.gradient_accumulation_steps == 3
+
+
+def test_repetitions_make_the_optimizer_forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(optimizer: SGD, model: Two, made: Plan) -> None:
+        momentum = optimizer.state[model.one[1].weight]["momentum_buffer"]
+        before = momentum.clone()
+        forget(optimizer, model, made)
+        (edit,) = (edit for edit in made.edits if isinstance(edit, Set) and edit.tensor == "one.1.weight")
+        seen.append((before[edit.entries].abs().min(), momentum[edit.entries].abs().max()))
+
+    monkeypatch.setattr(work, "forget", spy)
+    run(make_network(), "channel-regeneration", epochs=3, every=1)
+    assert len(seen) == 2
+    assert all(before > 0 and after == 0 for before, after in seen)
 
 
 class Wider(Two):
@@ -138,7 +175,8 @@ def test_data_driven_criteria_measure_and_need_images() -> None:
 def test_the_oracle_says_how_long_it_will_take() -> None:
     said: list[str] = []
     run(make_network(), "reinit", epochs=0, criterion="oracle", ratio=0.2, say=said.append)
-    assert said
+    (sentence,) = said
+    assert "for each of 14 filters" in sentence
 
 
 def test_forget_clears_the_momentum_of_set_entries_only() -> None:
