@@ -43,17 +43,38 @@ def save(
         OutputError: the path exists, is not for .safetensors or cannot be written, or the state dict holds more than
             tensors.
     """
+    architecture = architecture or getattr(model, "surgeon_architecture", None)
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise OutputError(
+                f"{name} of the network is no tensor, and {path} would lack it.",
+                "Give a network whose state dict holds tensors only.",
+            )
+    write_tensors(path, model.state_dict(), _metadata(architecture, metadata or {}), overwrite=overwrite)
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, overwrite: bool = False
+) -> None:
+    """Write tensors as .safetensors, whole or not at all, and the same bytes for the same tensors.
+
+    Args:
+        path: where to.
+        tensors: by name, on any device; where they share memory, each is written.
+        metadata: the entries of the header.
+        overwrite: replace a file that exists.
+
+    Raises:
+        OutputError: the path exists, is not for .safetensors or cannot be written.
+    """
     path = Path(path)
     if path.suffix.lower() != SAFETENSORS_SUFFIX:
         raise OutputError(
-            f"{path} has the suffix {path.suffix or '(none)'}, and checkpoints are written as safetensors.",
+            f"{path} has the suffix {path.suffix or '(none)'}, and tensors are written as safetensors.",
             f"Give a name that ends in {SAFETENSORS_SUFFIX}.",
         )
-    architecture = architecture or getattr(model, "surgeon_architecture", None)
-    tensors = _separate_tensors(model, path)
     with _replacing(path, overwrite) as file:
-        content = safetensors.torch.save(tensors, _metadata(architecture, metadata or {}))
-        _write_ordered(file, content)
+        _write_ordered(file, safetensors.torch.save(_separate_tensors(tensors), dict(metadata)))
 
 
 def write_text(path: str | Path, text: str, overwrite: bool = False) -> None:
@@ -129,16 +150,11 @@ def _metadata(architecture: Architecture | None, metadata: Mapping[str, str]) ->
     return dict(metadata) | described
 
 
-def _separate_tensors(model: nn.Module, path: Path) -> dict[str, Tensor]:
-    """The state dict in contiguous memory that no two tensors share: safetensors refuses anything else."""
+def _separate_tensors(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in contiguous memory that no two of them share: safetensors refuses anything else."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise OutputError(
-                f"{name} of the network is no tensor, and {path} would lack it.",
-                "Give a network whose state dict holds tensors only.",
-            )
+    for name, value in given.items():
         tensor = value.detach().cpu().contiguous()
         whole = tensor.untyped_storage().nbytes() == tensor.nbytes
         address = tensor.untyped_storage().data_ptr()

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from surgeon.checkpoint import save
+from surgeon.checkpoint import write_tensors
 from surgeon.checkpoint.safetensors_file import read_safetensors
 from surgeon.edit.plan import Plan
 from surgeon.edit.plan_file import encode
@@ -64,11 +62,7 @@ def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
         raise PlanError("The plan edits nothing, so there is nothing to save.", "Choose other layers or options.")
     tensors, text = encode(plan)
     decode(tensors, text, "The plan")
-    # Files are written in one place, which takes a network.
-    holder = nn.Module()
-    for name, tensor in tensors.items():
-        holder.register_buffer(name, tensor)
-    save(path, holder, metadata={HEADER_KEY: text}, overwrite=overwrite)
+    write_tensors(path, tensors, {HEADER_KEY: text}, overwrite=overwrite)
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from surgeon.errors import DataError, OptionError
-from surgeon.tuning import Tuned, TuningConfig, clear_moments, evaluate, make_accelerator, tune
+from surgeon.tuning import Tuned, TuningConfig, clear_moments, evaluate, make_accelerator, train_by_epochs, tune
 
 
 def network(dropout: float = 0.0) -> nn.Sequential:
@@ -343,3 +343,25 @@ def test_the_accelerator_keeps_nothing_afterwards(fit, accelerator):
     assert not accelerator._models
     assert not accelerator._optimizers
     assert not accelerator._dataloaders
+
+
+def test_epoch_by_epoch_gives_the_same_bits(fit, accelerator):
+    config = TuningConfig(epochs=3, lr=0.1, seed=4)
+    whole, stepwise = network(dropout=0.5), network(dropout=0.5)
+    called = []
+    fit(whole, config)
+    epochs = train_by_epochs(
+        stepwise, shuffled(images()), config, accelerator=accelerator, between_epochs=lambda e, o: called.append(e)
+    )
+    assert list(epochs) == [0, 1, 2]
+    assert called == [1, 2]
+    assert same_bits(whole.state_dict(), stepwise.state_dict())
+
+
+def test_a_training_that_is_closed_early_puts_the_modes_back(accelerator):
+    model = network().eval()
+    epochs = train_by_epochs(model, shuffled(images()), TuningConfig(epochs=3), accelerator=accelerator)
+    next(epochs)
+    assert model.training
+    epochs.close()
+    assert not model.training
