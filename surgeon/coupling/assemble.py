@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -34,13 +35,16 @@ def assemble(
     roles, names = _roles(ledger, solution, contexts)
     writers = _writers(contexts)
     members: dict[int, list[Member]] = {}
+    shown = np.zeros(solution.group.size, dtype=bool)
+    for elements in ledger.outputs:
+        shown[solution.channel[elements]] = True
     frozen: dict[FrozenAxis, None] = {}
     for key, elements in ledger.axes.items():
         role = roles.get(key, "affine")
         for group, positions in _positions(elements, solution, channel_index):
             rows = None if key.rows is None else slice(*key.rows)
             members.setdefault(group, []).append(Member(key.tensor, key.dim, role, positions, rows))
-        for axis in _frozen(key, elements, solution):
+        for axis in _frozen(key, elements, solution, shown):
             frozen[axis] = None
 
     def place(group: int) -> tuple[int, int, int]:
@@ -65,9 +69,11 @@ def assemble(
                 if member.role in ("producer", "affine") and member.tensor in writers
             ),
         )
-    shown = Outputs(outputs, contexts[0].parameters, solution, channel_index, groups)
+    carried = Outputs(outputs, contexts[0].parameters, solution, channel_index, groups)
     norms = {name: norm for context in contexts for name, norm in context.batch_norms.items()}
-    return CouplingGraph(tuple(groups.values()), tuple(frozen), shown, _layers(contexts, writers), norms, solve_scaling)
+    return CouplingGraph(
+        tuple(groups.values()), tuple(frozen), carried, _layers(contexts, writers), norms, solve_scaling
+    )
 
 
 def _channel_indices(ledger: Ledger, solution: Solution) -> np.ndarray:
@@ -150,10 +156,13 @@ def _layers(contexts: Sequence[Context], writers: Mapping[str, Writer]) -> tuple
         known = set(layers)
         for use in context.uses:
             place = use.weight or use.module
-            writer = None if use.weight is None else writers.get(use.weight, Writer(use.weight, None, None))
-            positions = use.positions + (layers[place].positions if place in layers else 0)
-            if place not in known:
-                layers[place] = Layer(use.module, writer, use.filters, use.groups, use.convolution, positions)
+            if place not in layers:
+                writer = None if use.weight is None else writers.get(use.weight, Writer(use.weight, None, None))
+                layers[place] = Layer(use.module, writer, use.filters, use.groups, use.convolution, 0, (use.module,))
+            layer = layers[place]
+            names = layer.names if use.module in layer.names else (*layer.names, use.module)
+            counted = 0 if place in known else use.positions
+            layers[place] = replace(layer, positions=layer.positions + counted, names=names)
     return tuple(layers.values())
 
 
@@ -162,7 +171,12 @@ def _homogeneous_groups(solution: Solution) -> set[int]:
     return set(np.unique(solution.group).tolist()) - bent
 
 
-def _frozen(key: AxisKey, elements: Elements, solution: Solution) -> list[FrozenAxis]:
-    reasons = np.unique(solution.reason[solution.channel[elements]])
-    sentences = [solution.reasons[index] for index in reasons.tolist() if index >= 0]
-    return [FrozenAxis(key.tensor, key.dim, sentence) for sentence in sentences if sentence != KERNEL]
+def _frozen(key: AxisKey, elements: Elements, solution: Solution, shown: np.ndarray) -> list[FrozenAxis]:
+    channels = solution.channel[elements].ravel()
+    reasons = solution.reason[channels]
+    axes = []
+    for index in np.unique(reasons[reasons >= 0]).tolist():
+        sentence, output = solution.reasons[index], bool(shown[channels[reasons == index]].any())
+        if sentence != KERNEL:
+            axes.append(FrozenAxis(key.tensor, key.dim, sentence, output))
+    return axes

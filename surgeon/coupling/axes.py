@@ -57,10 +57,15 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What the dimensions of one tensor carry."""
+    """What the dimensions of one tensor carry.
+
+    `zero` marks a tensor that is known to hold zeros only: every factor leaves it as it is. An operation that does not
+    hand the mark on loses nothing but freedom.
+    """
 
     dims: tuple[tuple[Leg, ...], ...]
     blocks: tuple[Block, ...] = ()
+    zero: bool = False
 
     def block_of(self, leg: Leg) -> Block | None:
         """Return the block in which `leg` is free."""

@@ -221,7 +221,28 @@ def _finish(meeting: _Meeting, places: list[range]) -> Layout:
         built = Block(tuple(legs[index] for index in indices), block.labels)
         if built.free:
             blocks.append(built)
+        else:
+            # What follows does not see these channels any more, and so cannot be divided by their factors.
+            meeting.ledger.note_inhomogeneous(block.labels, meeting.reason.format(detail=""))
     return Layout(tuple(tuple(legs[index] for index in group) for group in places), tuple(blocks))
+
+
+def note_shift(result: Layout, part: Layout, ledger: Ledger, reason: str) -> None:
+    """State that channels of a result that one part of it does not carry cannot take up a factor of their own.
+
+    Args:
+        result: layout of the sum, the maximum, or the joined tensor.
+        part: layout of what went into it, with as many or (aligned from the right) fewer dimensions.
+        ledger: where the facts go.
+        reason: the sentence.
+    """
+    rank = len(result.dims)
+    carried = {
+        rank - len(part.dims) + dim for dim, legs in enumerate(part.dims) if any(part.block_of(leg) for leg in legs)
+    }
+    for block in result.blocks:
+        if not any(set(legs) & set(block.free) and dim in carried for dim, legs in enumerate(result.dims)):
+            ledger.note_inhomogeneous(block.labels, reason)
 
 
 def contract(

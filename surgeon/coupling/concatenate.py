@@ -5,35 +5,43 @@ from collections.abc import Sequence
 import numpy as np
 
 from surgeon.coupling.axes import Block, Kind, Layout, Leg, collapse, freeze_all, outline, rigid_dim
-from surgeon.coupling.combine import combine
-from surgeon.coupling.ledger import Ledger
+from surgeon.coupling.combine import combine, note_shift
+from surgeon.coupling.ledger import Elements, Ledger
 from surgeon.coupling.views import merge_dim
 
 
-def concatenate(layouts: Sequence[Layout], dim: int, ledger: Ledger, reason: str) -> Layout:
+def concatenate(layouts: Sequence[Layout], dim: int, ledger: Ledger, reason: str, bend: str) -> Layout:
     """Return the layout of several tensors joined along `dim`.
 
     Channels along `dim` stay free, each in its own place; what lies along the other dimensions meets and is united.
     Rigid pieces along `dim` become frozen channels, uniform ones (zero padding) channels that hold a constant; those of
-    one meaning hold the same constant.
+    one meaning hold the same constant. A factor on a channel has to reach every value in it: zeros it may pass by, but
+    not what a piece holds in place of the channels of the others.
+
+    Args:
+        layouts: the tensors, of one rank.
+        dim: the dimension along which they are joined.
+        ledger: where the facts go.
+        reason: sentence for channels that the operation fixes, with `{detail}` for what they meet.
+        bend: sentence for channels that cannot take up a factor of their own.
     """
     plain = reason.format(detail="")
     pieces: list[Layout] = []
     along: list[Leg | None] = []
     for layout in layouts:
         piece, leg = merge_dim(layout, dim, ledger, plain)
-        pieces.append(piece)
+        pieces.append(Layout(piece.dims, piece.blocks, layout.zero))
         along.append(leg)
     owners = [piece.block_of(leg) if leg is not None else None for piece, leg in zip(pieces, along, strict=True)]
     stacked = all(leg is None for leg in along)
     if stacked or any(owner is not None and len(owner.legs) > 1 for owner in owners):
-        joined = _join_blocks(pieces, along, dim, ledger, reason)
+        joined = _join_blocks(pieces, along, dim, ledger, reason, bend)
         if joined is not None:
             return joined
         if not stacked:
             frozen = [freeze_all(piece, ledger, plain, "a channel among others of another kind") for piece in pieces]
-            return concatenate(frozen, dim, ledger, reason)
-    rest = _meet_outside(pieces, along, owners, dim, ledger, reason)
+            return concatenate(frozen, dim, ledger, reason, bend)
+    rest = _meet_outside(pieces, along, owners, dim, ledger, reason, bend)
     if not any(owners):
         total = sum(leg.size if leg is not None else 1 for leg in along)
         everywhere = (leg for piece in pieces for legs in piece.dims for leg in legs)
@@ -42,10 +50,11 @@ def concatenate(layouts: Sequence[Layout], dim: int, ledger: Ledger, reason: str
         return Layout(tuple(merged_dim if d == dim else legs for d, legs in enumerate(rest.dims)), rest.blocks)
     labels = []
     alike: dict[str, list[np.ndarray]] = {}
-    for index, (leg, owner) in enumerate(zip(along, owners, strict=True)):
+    for index, (piece, leg, owner) in enumerate(zip(pieces, along, owners, strict=True)):
         labels.append(owner.labels if owner is not None else ledger.fresh(leg.size if leg is not None else 1))
         if owner is None and leg is not None and leg.kind is Kind.UNIFORM:
             alike.setdefault(leg.meaning or f"piece {index}", []).append(labels[-1])
+            _note_constant(piece, labels[-1], ledger, bend)
         elif owner is None:
             meaning = leg.meaning if leg is not None and leg.meaning else "positions that are no channels"
             ledger.freeze(labels[-1], reason.format(detail=f": they meet {meaning}"))
@@ -64,26 +73,38 @@ def _meet_outside(
     dim: int,
     ledger: Ledger,
     reason: str,
+    bend: str,
 ) -> Layout:
     """Return what the pieces have in common outside `dim`, which gets size 1."""
     rest: Layout | None = None
+    outsides = []
     for piece, leg, owner in zip(pieces, along, owners, strict=True):
         blocks = tuple(
             collapse(block, [leg], ledger) if leg is not None and leg in block.legs else block
             for block in piece.blocks
             if block is not owner
         )
-        outside = Layout(tuple(() if d == dim else legs for d, legs in enumerate(piece.dims)), blocks)
+        outside = Layout(tuple(() if d == dim else legs for d, legs in enumerate(piece.dims)), blocks, piece.zero)
+        outsides.append(outside)
         if rest is None:
             rest = outside
         elif outside.blocks or outline(outside) != outline(rest):
             rest = combine(rest, outside, ledger, reason)
     assert rest is not None
+    for outside in outsides:
+        if not outside.zero:
+            note_shift(rest, outside, ledger, bend)
     return rest
 
 
+def _note_constant(piece: Layout, labels: Elements, ledger: Ledger, bend: str) -> None:
+    """State that channels that hold a constant take up no factor, unless it is zero."""
+    if not piece.zero:
+        ledger.note_inhomogeneous(labels, bend)
+
+
 def _join_blocks(
-    pieces: Sequence[Layout], along: Sequence[Leg | None], dim: int, ledger: Ledger, reason: str
+    pieces: Sequence[Layout], along: Sequence[Leg | None], dim: int, ledger: Ledger, reason: str, bend: str
 ) -> Layout | None:
     """Join pieces that each carry one block of the same outline, so that every piece keeps its own channels.
 
@@ -103,6 +124,7 @@ def _join_blocks(
             assert leg is not None
             labels.append(ledger.fresh(leg.size, *other_sizes))
             ledger.separate(labels[-1])
+            _note_constant(piece, labels[-1], ledger, bend)
             continue
         block = piece.blocks[0]
         where = _places(piece)

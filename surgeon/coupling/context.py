@@ -1,17 +1,22 @@
 """What a rule may ask and tell while the graph of operations is walked once, in execution order."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx
 
 from surgeon.coupling.axes import Layout, freeze_all, rigid_layout
+from surgeon.coupling.combine import note_shift
 from surgeon.coupling.graph import Norm, Role
 from surgeon.coupling.ledger import Elements, Ledger
 
 Value = Layout | tuple[Any, ...] | None
+
+Way = Literal["writes", "reads", "depthwise"]
+"""How an axis takes a factor up: multiplied, divided, or (a depthwise kernel) both, by a factor each."""
 
 
 @dataclass
@@ -52,7 +57,8 @@ class Context:
         norms: for every weight, the BatchNorms right behind it, one for each use that has one.
         uses: every call of a convolution or linear layer, in order.
         batch_norms: every BatchNorm by module.
-        takers: for a walk about factors, the parameter axes that take one up: whether they are divided by it.
+        takers: the parameter axes that calls take factors up by, and in which ways.
+        absorbed: for every parameter node and call, as how many of its arguments the call lets it take factors up.
         reads: for such a walk, the elements by which a depthwise kernel reads its channels, by the kernel's key.
     """
 
@@ -65,7 +71,8 @@ class Context:
     norms: dict[str, list[Norm]] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
     batch_norms: dict[str, Norm] = field(default_factory=dict)
-    takers: dict[tuple[str, int], set[bool]] = field(default_factory=dict)
+    takers: dict[tuple[str, int], set[Way]] = field(default_factory=dict)
+    absorbed: Counter[tuple[fx.Node, fx.Node]] = field(default_factory=Counter)
     reads: dict[str, Elements] = field(default_factory=dict)
     module: str = ""
     operation: str = ""
@@ -104,11 +111,19 @@ class Context:
             if legs & set(block.free):
                 self.roles.append((block.labels.ravel(), role, self.module))
 
-    def take(self, argument: Any, dim: int, *, divided: bool) -> None:
-        """State that an axis of a parameter takes a channel's factor up, or is divided by it."""
+    def absorb(self, node: fx.Node, arguments: Mapping[str, Any], name: str, ways: Mapping[int, Way]) -> None:
+        """State that axes of a parameter take up factors of the channels that a call reads or writes.
+
+        A call on parameters alone computes a weight: what takes its factors up is whoever uses the result, not it.
+        """
+        argument = arguments.get(name)
         key = self.key(argument)
-        if key is not None:
-            self.takers.setdefault((key, dim), set()).add(divided)
+        if key is None or self.is_derived(arguments["input"]):
+            return
+        assert isinstance(argument, fx.Node)
+        self.absorbed[argument, node] += 1
+        for dim, way in ways.items():
+            self.takers.setdefault((key, dim), set()).add(way)
 
     def freeze(self, argument: Any, node: fx.Node, why: str = "") -> Layout:
         """Freeze all channels of an argument and return its layout without them."""
@@ -116,15 +131,7 @@ class Context:
 
     def shifted(self, result: Layout, summand: Layout) -> None:
         """State that the channels of a sum that one summand does not carry cannot take up a factor of their own."""
-        rank = len(result.dims)
-        carried = {
-            rank - len(summand.dims) + dim
-            for dim, legs in enumerate(summand.dims)
-            if any(summand.block_of(leg) for leg in legs)
-        }
-        for block in result.blocks:
-            if not any(set(legs) & set(block.free) and dim in carried for dim, legs in enumerate(result.dims)):
-                self.ledger.note_inhomogeneous(block.labels, self.bend)
+        note_shift(result, summand, self.ledger, self.bend)
 
     def inhomogeneous(self, *layouts: Layout) -> None:
         """State that the channels of these layouts go through something that is not positively homogeneous."""

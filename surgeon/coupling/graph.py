@@ -56,12 +56,13 @@ class Layer:
     """A convolution or linear layer as the forward pass uses it, whether its channels are free or not.
 
     Attributes:
-        name: the module that computes it.
+        name: the module that computes it; of several that share its weight, the first.
         writer: its weight, bias, and the BatchNorm right behind; None where the weight is computed from other tensors.
         filters: axis of the weight that counts the filters: 0, or 1 for a transposed convolution.
         groups: number of groups of a convolution, 1 for a linear layer.
         convolution: it has a kernel, maybe of size 1.
         positions: output positions for one image (`h · w` of an image, tokens of a sequence), summed over all uses.
+        names: every module that computes it, in the order of execution.
     """
 
     name: str
@@ -70,6 +71,11 @@ class Layer:
     groups: int
     convolution: bool
     positions: int
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            object.__setattr__(self, "names", (self.name,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +104,13 @@ class Scaling:
     Attributes:
         size: number of independent factors.
         parts: every tensor axis that takes factors up.
-        reasons: for every BatchNorm scale (state-dict key) of which some channels have no factor, why.
+        reasons: for every tensor that writes channels (state-dict key) of which some have no factor, why, and for how
+            many of its channels each reason holds.
     """
 
     size: int
     parts: tuple[Part, ...]
-    reasons: Mapping[str, str]
+    reasons: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +137,19 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class FrozenAxis:
-    """A tensor axis (or some positions of it) that no edit may touch, with the reason as a sentence."""
+    """A tensor axis (or some positions of it) that no edit may touch.
+
+    Attributes:
+        tensor: state-dict key.
+        dim: axis.
+        reason: a sentence.
+        output: some of these positions are the network's output, whatever froze them first.
+    """
 
     tensor: str
     dim: int
     reason: str
+    output: bool = False
 
 
 @dataclass(frozen=True, eq=False)

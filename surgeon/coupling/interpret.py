@@ -12,6 +12,7 @@ from surgeon.coupling.context import Context, Value, bound_arguments, module_pat
 from surgeon.coupling.ledger import Ledger
 from surgeon.coupling.mutation import VIEWING, Aliases, overwrite, shares_memory, spoil, written_arguments
 from surgeon.coupling.rules import RULES
+from surgeon.coupling.shown import note_output
 
 OUTPUT = "These channels are the network's output."
 
@@ -109,6 +110,7 @@ def _call_python(context: Context, node: fx.Node, aliases: Aliases) -> None:
 
 
 def _finish(context: Context, node: fx.Node) -> None:
+    note_output(context, node)
     for argument in node.all_input_nodes:
         value = context.values.get(argument)
         for layout in value if isinstance(value, tuple) else (value,):

@@ -6,7 +6,8 @@ facts about elements; `solve.py` turns the facts into channel groups:
 - `unite`: two elements meet at the same position of a result, so they belong to the same channel;
 - `separate`: elements stand in one set, with a key; a permutation must keep every element's set and key;
 - `freeze`: an element must stay where it is, for a reason;
-- `note_inhomogeneous`: scaling the element's channel does not scale what its consumers read.
+- `note_inhomogeneous`: scaling the element's channel does not scale what its consumers read;
+- `note_output`: the element's channel is the network's output.
 """
 
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Ledger:
         self.facts: list[Fact] = []
         self.frozen: list[tuple[Elements, str]] = []
         self.inhomogeneous: list[tuple[Elements, str]] = []
+        self.outputs: list[Elements] = []
         self.axes: dict[AxisKey, Elements] = {}
 
     def fresh(self, *shape: int) -> Elements:
@@ -80,6 +82,10 @@ class Ledger:
     def note_inhomogeneous(self, elements: Elements, reason: str) -> None:
         """State that an operation on these elements' channels is not positively homogeneous, with it as a sentence."""
         self.inhomogeneous.append((elements.ravel(), reason))
+
+    def note_output(self, elements: Elements) -> None:
+        """State that the network's output shows these elements' channels."""
+        self.outputs.append(elements.ravel())
 
     def copy(self, elements: Elements, *shape: int) -> Elements:
         """Return copies that move with the originals: `elements` broadcast to `shape`, keyed by the copied places."""

@@ -14,13 +14,16 @@ import torch
 from torch import fx
 
 from surgeon.coupling.binding import Binding
-from surgeon.coupling.context import Context
+from surgeon.coupling.context import Context, Way, module_path, op_name
 from surgeon.coupling.graph import Part, Scaling
 from surgeon.coupling.interpret import walk
 from surgeon.coupling.ledger import Elements, Ledger
 from surgeon.coupling.solve import channels
 
 Recorded = tuple[fx.Graph, Mapping[fx.Node, Binding]]
+Takers = Mapping[tuple[str, int], Collection[Way]]
+
+UNREAD = "Nothing that reads them takes a factor up."
 
 
 def find_scaling(graphs: Sequence[Recorded], unsafe: Mapping[str, str]) -> Scaling:
@@ -32,60 +35,113 @@ def find_scaling(graphs: Sequence[Recorded], unsafe: Mapping[str, str]) -> Scali
     """
     ledger = Ledger()
     contexts = [walk(graph, bindings, ledger, scaling=True) for graph, bindings in graphs]
-    takers = _takers(contexts)
+    takers, reads = _takers(contexts), _reads(ledger, contexts)
+    bound = {**_otherwise_used(contexts), **unsafe}
     for key, elements in ledger.axes.items():
-        if key.tensor in unsafe:
-            ledger.freeze(elements, unsafe[key.tensor])
-        elif len(takers.get((key.tensor, key.dim), ())) != 1:
+        ways = takers.get((key.tensor, key.dim), ())
+        if key.tensor in bound:
+            ledger.freeze(elements, bound[key.tensor])
+        elif len(ways) != 1:
             ledger.freeze(elements, f"The factor would pass '{key.tensor}', which cannot take it up.")
-    for context in contexts[1:]:
-        for tensor, elements in context.reads.items():
-            if tensor in contexts[0].reads:
-                ledger.unite(elements, contexts[0].reads[tensor])
-    return _collect(ledger, takers, contexts)
+        else:
+            continue
+        # A kernel that may not be multiplied may not be divided either.
+        if key.tensor in reads and (key.dim == 0 or key.tensor in bound):
+            ledger.freeze(reads[key.tensor], ledger.frozen[-1][1])
+    return _collect(ledger, takers, reads)
 
 
-def _takers(contexts: Collection[Context]) -> dict[tuple[str, int], set[bool]]:
-    result: dict[tuple[str, int], set[bool]] = {}
+def _takers(contexts: Collection[Context]) -> dict[tuple[str, int], set[Way]]:
+    result: dict[tuple[str, int], set[Way]] = {}
     for context in contexts:
         for axis, ways in context.takers.items():
             result.setdefault(axis, set()).update(ways)
     return result
 
 
-def _collect(ledger: Ledger, takers: Mapping[tuple[str, int], set[bool]], contexts: Sequence[Context]) -> Scaling:
+def _reads(ledger: Ledger, contexts: Sequence[Context]) -> dict[str, Elements]:
+    """Return the elements by which each depthwise kernel reads; those of several graphs are the same channels."""
+    result: dict[str, Elements] = {}
+    for context in contexts:
+        for tensor, elements in context.reads.items():
+            if tensor in result:
+                ledger.unite(elements, result[tensor])
+            else:
+                result[tensor] = elements
+    return result
+
+
+def _otherwise_used(contexts: Collection[Context]) -> dict[str, str]:
+    """Return the parameters that some call reads in another way than to take factors up, with a sentence each.
+
+    Such a call (a tied head, a gain, a slice) would see the parameter change.
+    """
+    result: dict[str, str] = {}
+    for context in contexts:
+        for node, key in context.parameters.items():
+            for user in node.users:
+                if context.absorbed[node, user] != _occurrences(node, user):
+                    where = f"In {module_path(user)}" if module_path(user) else "In the network itself"
+                    result.setdefault(key, f"{where}, {op_name(user)} uses '{key}', which can take no factor up there.")
+    return result
+
+
+def _occurrences(node: fx.Node, user: fx.Node) -> int:
+    found: list[fx.Node] = []
+
+    def look(argument: fx.Node) -> fx.Node:
+        if argument is node:
+            found.append(argument)
+        return argument
+
+    fx.map_arg((user.args, user.kwargs), look)
+    return len(found)
+
+
+def _collect(ledger: Ledger, takers: Takers, reads: Mapping[str, Elements]) -> Scaling:
     channel = channels(ledger)
     count = int(channel.max()) + 1 if channel.size else 0
-    why = np.full(count, -1, dtype=np.int64)
-    sentences: list[str] = []
-    for elements, sentence in (*ledger.inhomogeneous, *ledger.frozen):
-        touched = channel[elements]
-        why[touched[why[touched] < 0]] = len(sentences)
-        sentences.append(sentence)
-    reads = {tensor: elements for context in contexts for tensor, elements in context.reads.items()}
+    why, sentences = _why(ledger, channel, count)
     written, read = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
     for key, elements in ledger.axes.items():
-        side = read if True in takers.get((key.tensor, key.dim), ()) else written
+        side = read if "reads" in takers.get((key.tensor, key.dim), ()) else written
         side[channel[elements]] = True
     for elements in reads.values():
         read[channel[elements]] = True
     free = (why < 0) & written & read
     number = np.where(free, np.cumsum(free) - 1, -1)
     parts = []
-    reasons: dict[str, str] = {}
+    reasons: dict[str, dict[str, int]] = {}
     for key, elements in ledger.axes.items():
         ways = takers.get((key.tensor, key.dim))
         if ways is None:
             continue
-        rows, divided = None if key.rows is None else slice(*key.rows), True in ways
+        rows, divided = None if key.rows is None else slice(*key.rows), "reads" in ways
         parts.append(_part(key.tensor, key.dim, rows, number[channel[elements]], divided))
-        bound = why[channel[elements]]
-        if not divided and (bound >= 0).any():
-            reasons[key.tensor] = sentences[bound[bound >= 0][0]]
+        if not divided:
+            bound = channel[elements].ravel()
+            _count(reasons, key.tensor, [sentences[index] for index in why[bound[~free[bound]]].tolist()])
     for tensor, elements in reads.items():
         repeat = _rows(ledger, tensor) // elements.size
         parts.append(_part(tensor, 0, None, np.repeat(number[channel[elements]], repeat), True))
     return Scaling(int(free.sum()), tuple(part for part in parts if bool((part.scale >= 0).any())), reasons)
+
+
+def _why(ledger: Ledger, channel: np.ndarray, count: int) -> tuple[np.ndarray, list[str]]:
+    """Return for every channel the index of the first sentence that binds it (-1, the last, where none does)."""
+    why = np.full(count, -1, dtype=np.int64)
+    sentences: list[str] = []
+    for elements, sentence in (*ledger.inhomogeneous, *ledger.frozen):
+        touched = channel[elements]
+        why[touched[why[touched] < 0]] = len(sentences)
+        sentences.append(sentence)
+    return why, [*sentences, UNREAD]
+
+
+def _count(reasons: dict[str, dict[str, int]], tensor: str, sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        counts = reasons.setdefault(tensor, {})
+        counts[sentence] = counts.get(sentence, 0) + 1
 
 
 def _rows(ledger: Ledger, tensor: str) -> int:

@@ -159,7 +159,7 @@ def expand(layout: Layout, shape: Sequence[int]) -> Layout:
     dims = [uniform_dim(size) for size in shape[:missing]]
     for dim, size in zip(layout.dims, shape[missing:], strict=True):
         dims.append(dim if dim else uniform_dim(size))
-    return Layout(tuple(dims), layout.blocks)
+    return Layout(tuple(dims), layout.blocks, layout.zero)
 
 
 def without_dims(layout: Layout, gone: Iterable[int]) -> Layout:
@@ -177,14 +177,14 @@ def take(layout: Layout, dim: int, start: int, stop: int, step: int, ledger: Led
     if len(legs) > 1:
         inner = size_of(legs[1:])
         if step == 1 and start % inner == 0 and stop % inner == 0:
-            return _take_leg(layout, dim, legs[0], slice(start // inner, stop // inner), ledger)
+            return _take_leg(layout, dim, legs[0], slice(start // inner, stop // inner), ledger, reason)
         layout, leg = merge_dim(layout, dim, ledger, reason)
         assert leg is not None
-        return _take_leg(layout, dim, leg, slice(start, stop, step), ledger)
-    return _take_leg(layout, dim, legs[0], slice(start, stop, step), ledger) if legs else layout
+        return _take_leg(layout, dim, leg, slice(start, stop, step), ledger, reason)
+    return _take_leg(layout, dim, legs[0], slice(start, stop, step), ledger, reason) if legs else layout
 
 
-def _take_leg(layout: Layout, dim: int, leg: Leg, cut: slice, ledger: Ledger) -> Layout:
+def _take_leg(layout: Layout, dim: int, leg: Leg, cut: slice, ledger: Ledger, reason: str) -> Layout:
     length = len(range(*cut.indices(leg.size)))
     if length == 0:
         return rigid_layout([0 if d == dim else size_of(legs) for d, legs in enumerate(layout.dims)], "an empty tensor")
@@ -199,6 +199,8 @@ def _take_leg(layout: Layout, dim: int, leg: Leg, cut: slice, ledger: Ledger) ->
             legs_after = (*block.legs[:at], *parts, *block.legs[at + 1 :])
             block = Block(legs_after, labels if parts else labels.squeeze(at))
             if not block.free:
+                # One channel by itself has no axis that what reads it could be divided along.
+                ledger.note_inhomogeneous(block.labels, reason)
                 continue
         blocks.append(block)
     return substitute(layout, {leg: parts}, blocks)

@@ -11,6 +11,9 @@ from surgeon.edit.plan import Blend, Edit, Mix, Plan, Reinitialize, Reorder, Res
 from surgeon.edit.rescale import rescale
 from surgeon.errors import PlanError
 
+ROWS = 64
+"""Rows that are copied at once: indexing makes a copy of what it copies."""
+
 REMEDY = "Make the plan anew for this network."
 
 
@@ -27,6 +30,12 @@ def execute(model: nn.Module, plan: Plan) -> None:
         PlanError: the plan names a tensor that the network lacks or that is too small for it.
     """
     tensors = model.state_dict(keep_vars=True)
+    for key, shape in plan.shapes.items():
+        if tuple(_known(tensors, key).shape) != tuple(shape):
+            raise PlanError(
+                f"The plan was made for a '{key}' of {list(shape)}, and the network's is {list(tensors[key].shape)}.",
+                REMEDY,
+            )
     for edit in plan.edits:
         _check(tensors, edit)
     with torch.no_grad():
@@ -45,8 +54,7 @@ def _carry_out(model: nn.Module, tensors: Tensors, edit: Edit) -> None:
         rescale(tensors, edit.scaling, edit.factors)
     elif isinstance(edit, Set):
         tensor = tensors[edit.tensor].data
-        places = torch.unravel_index(edit.entries.to(tensor.device), tensor.shape)
-        tensor[places] = edit.values.to(tensor.device, tensor.dtype)
+        tensor.put_(edit.entries.to(tensor.device), edit.values.to(tensor.device, tensor.dtype))
     else:
         tensor = tensors[edit.tensor].data
         tensor.lerp_(edit.other.to(tensor.device, tensor.dtype), 1 - edit.share)
@@ -72,7 +80,11 @@ def _check(tensors: Tensors, edit: Edit) -> None:
 def _are_places(places: torch.Tensor, size: int) -> bool:
     """Return whether these are different places below `size`."""
     inside = places.dim() == 1 and bool(((places >= 0) & (places < size)).all())
-    return inside and places.unique().numel() == len(places)
+    if not inside:
+        return False
+    taken = torch.zeros(size, dtype=torch.bool, device=places.device)
+    taken[places] = True
+    return int(taken.count_nonzero()) == len(places)
 
 
 def _check_values(tensors: Tensors, edit: Rescale | Set | Blend) -> None:
@@ -89,7 +101,8 @@ def _check_values(tensors: Tensors, edit: Rescale | Set | Blend) -> None:
     if isinstance(edit, Set):
         fits = edit.values.shape == edit.entries.shape and _are_places(edit.entries, tensor.numel())
     else:
-        fits = edit.other.shape == tensor.shape and 0 <= edit.share <= 1
+        floating = edit.other.is_floating_point() and tensor.is_floating_point()
+        fits = edit.other.shape == tensor.shape and 0 <= edit.share <= 1 and floating
     if not fits:
         raise PlanError(f"The plan's values for '{edit.tensor}' do not fit its shape {tuple(tensor.shape)}.", REMEDY)
 
@@ -124,4 +137,5 @@ def _reinitialize(model: nn.Module, tensors: Tensors, edit: Reinitialize) -> Non
         # One seed a tensor and axis, so that no two tensors of one shape start alike.
         fresh = fresh_tensor(model, member.tensor, edit.seed + index)
         part = (fresh if member.rows is None else fresh[member.rows]).movedim(member.dim, 0)
-        view[places] = part[places]
+        for piece in places.split(ROWS):
+            view[piece] = part[piece]

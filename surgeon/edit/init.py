@@ -23,17 +23,23 @@ def fresh_tensor(model: nn.Module, key: str, seed: int) -> torch.Tensor:
     """
     path, _, name = key.rpartition(".")
     owner = model.get_submodule(path)
-    present = model.state_dict(keep_vars=True)[key].detach()
+    # The whole network's state dict for every tensor would make the cost grow with the square of the layers.
+    present = owner.state_dict(keep_vars=True)[name].detach()
     if "running_var" in dict(owner.named_buffers(recurse=False)) and name in NORM_START:
         return torch.full_like(present, NORM_START[name])
     fresh = _reset(owner, name, seed)
-    if fresh is not None and (not torch.equal(fresh.to(present), present) or bool((fresh == fresh.flatten()[0]).all())):
+    if fresh is not None and (not torch.equal(fresh.to(present), present) or _constant(fresh)):
         return fresh.to(present.device, present.dtype)
     generator = torch.Generator().manual_seed(seed)
     values = present.float()
     spread = float(values.std()) if values.numel() > 1 else 0.0
     noise = torch.randn(present.shape, generator=generator)
     return (noise * spread + float(values.mean())).to(present.device, present.dtype)
+
+
+def _constant(values: torch.Tensor) -> bool:
+    low, high = values.aminmax()
+    return bool(low == high)
 
 
 def _reset(owner: nn.Module, name: str, seed: int) -> torch.Tensor | None:

@@ -77,7 +77,9 @@ class Set:
         entries: LongTensor `[n]`, places in the flattened (row-major) tensor, each once.
         values: `[n]`, in the same order.
         what: what happens to them, in words.
-        filter_size: number of entries of one row of axis 0, 1 for a vector.
+        filter_size: number of entries of one filter that lie side by side: of a row of axis 0, 1 for a vector.
+        columns: None where axis 0 counts the filters; else the length of axis 1, which counts them in a transposed
+            convolution, and `filter_size` is that of one of its kernels.
     """
 
     tensor: str
@@ -85,6 +87,7 @@ class Set:
     values: torch.Tensor
     what: str
     filter_size: int = 1
+    columns: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +142,8 @@ class Plan:
         edits: in the order of execution.
         figures: numbers worth recording (quantization error and the like), by group name.
         skipped: what was left alone, one sentence each.
+        shapes: of the tensors that the plan was made for, by state-dict key; `execute` refuses others. Empty where the
+            network at hand is the one it was made for.
     """
 
     method: str
@@ -147,6 +152,7 @@ class Plan:
     edits: tuple[Edit, ...]
     figures: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def changes(self) -> tuple[Change, ...]:
         """Return every change of every tensor axis, in order of execution."""
@@ -158,8 +164,10 @@ def changes(edit: Edit) -> tuple[Change, ...]:
     if isinstance(edit, Rescale):
         return tuple(change for part in edit.scaling.parts if (change := _scaled(part, edit.factors)).channels)
     if isinstance(edit, Set):
-        filters = torch.unique(edit.entries // edit.filter_size)
-        return (Change(edit.tensor, 0, None, filters, filters.numel(), edit.what, edit.entries),)
+        places = edit.entries // edit.filter_size
+        dim, filters = (0, places) if edit.columns is None else (1, places % edit.columns)
+        filters = torch.unique(filters)
+        return (Change(edit.tensor, dim, None, filters, filters.numel(), edit.what, edit.entries),)
     if isinstance(edit, Blend):
         size = edit.other.shape[0] if edit.other.dim() else 1
         return (Change(edit.tensor, 0, None, torch.arange(size), size, "blended with the partner's"),)

@@ -38,6 +38,7 @@ def encode(plan: Plan) -> tuple[dict[str, Tensor], str]:
         "targets": plan.targets,
         "figures": dict(plan.figures),
         "skipped": plan.skipped,
+        "shapes": {key: list(shape) for key, shape in plan.shapes.items()},
         "groups": encoder.groups,
         "scalings": encoder.scalings,
         "edits": edits,
@@ -103,7 +104,7 @@ class _Encoder:
             self.scalings.append({
                 "size": scaling.size,
                 "parts": [self._axis(part, f"{place}/{index}") for index, part in enumerate(scaling.parts)],
-                "reasons": dict(scaling.reasons),
+                "reasons": {key: dict(counts) for key, counts in scaling.reasons.items()},
             })  # fmt: skip
         return self._numbers[scaling]
 

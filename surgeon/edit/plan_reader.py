@@ -29,7 +29,7 @@ SAID = re.compile(r"[\w ,.'-]*")
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ROLES: Mapping[str, Role] = {role: role for role in get_args(Role)}
 CONSUMERS: Mapping[str, Literal["random", "zero", "keep"]] = {"random": "random", "zero": "zero", "keep": "keep"}
-FIELDS = ("version", "method", "options", "targets", "figures", "skipped", "groups", "scalings", "edits")
+FIELDS = ("version", "method", "options", "targets", "figures", "skipped", "shapes", "groups", "scalings", "edits")
 
 
 def decode(tensors: Mapping[str, Tensor], text: str, origin: str) -> Plan:
@@ -57,7 +57,12 @@ def decode(tensors: Mapping[str, Tensor], text: str, origin: str) -> Plan:
         edits=decoder.edits(parts["edits"]),
         figures=parts["figures"].named(lambda node: node.named(Node.plain)),
         skipped=tuple(node.text() for node in parts["skipped"].entries()),
+        shapes=parts["shapes"].named(_shape),
     )
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    return tuple(entry.whole(0, LARGEST) for entry in node.entries())
 
 
 class _Decoder:
@@ -101,7 +106,7 @@ class _Decoder:
         parts = node.fields("size", "parts", "reasons")
         size = parts["size"].whole(1, LARGEST)
         taken = tuple(self._part(entry, size) for entry in parts["parts"].entries())
-        return Scaling(size, taken, parts["reasons"].named(Node.text))
+        return Scaling(size, taken, parts["reasons"].named(lambda node: node.named(_count)))
 
     def _member(self, node: Node, size: int) -> Member:
         parts = node.fields("tensor", "dim", "role", "positions", "rows")
@@ -156,7 +161,7 @@ class _Decoder:
         return Rescale(scaling, factors)
 
     def _set(self, node: Node) -> Set:
-        parts = node.fields("kind", "tensor", "entries", "values", "what", "filter_size")
+        parts = node.fields("kind", "tensor", "entries", "values", "what", "filter_size", "columns")
         entries = self._places(parts["entries"], LARGEST)
         values = self._numbers(parts["values"])
         if values.shape != entries.shape or not bool(values.isfinite().all()):
@@ -164,7 +169,9 @@ class _Decoder:
         what = parts["what"].name()
         if not SAID.fullmatch(what):
             raise parts["what"].refusal("words")
-        return Set(parts["tensor"].name(), entries, values, what, parts["filter_size"].whole(1, LARGEST))
+        size = parts["filter_size"].whole(1, LARGEST)
+        columns = parts["columns"].optional(_count)
+        return Set(parts["tensor"].name(), entries, values, what, size, columns)
 
     def _blend(self, node: Node) -> Blend:
         parts = node.fields("kind", "tensor", "other", "share")
@@ -211,6 +218,10 @@ def _kind(node: Node) -> type[Edit]:
     if not isinstance(node.value, dict) or "kind" not in node.value:
         raise node.refusal("an edit with a kind")
     return Node(node.value["kind"], f"{node.place}.kind").choice(KINDS)
+
+
+def _count(node: Node) -> int:
+    return node.whole(1, LARGEST)
 
 
 def _rows(node: Node) -> slice:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 # Values in one piece: small enough for the cache and for one thread, so that a large layer is never copied whole.
-PIECE = 2**14
+PIECE = 2**15
 
 
 def histogram_entropy(values: Tensor, bins: int = 10) -> float:
@@ -23,8 +23,10 @@ def histogram_entropy(values: Tensor, bins: int = 10) -> float:
     low, high = (float(end) for end in flat.aminmax())
     if low == high:
         return 0.0
-    counts = torch.zeros(bins, dtype=torch.int64, device=flat.device)
+    counts = torch.zeros(bins + 1, dtype=torch.int64, device=flat.device)
     for piece in flat.split(PIECE):
-        places = (piece.double() - low).mul_(bins / (high - low)).long().clamp_(max=bins - 1)
-        counts += torch.bincount(places, minlength=bins)
-    return float(torch.special.entr(counts.double() / len(flat)).sum())
+        places = piece.double().sub_(low).mul_(bins / (high - low)).int()
+        counts += torch.bincount(places, minlength=bins + 1)
+    # The largest value lies on the upper end of the last bin, which belongs to it.
+    counts[bins - 1] += counts[bins]
+    return float(torch.special.entr(counts[:bins].double() / len(flat)).sum())

@@ -1,11 +1,16 @@
 """Which filters and kernels are too weak to learn, by rank of their magnitudes alone."""
 
-import math
-from collections.abc import Mapping
-from fractions import Fraction
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+
+from surgeon.measure.shares import part
+
+PIECE = 2**16
+"""Values that are added up at a time: in double precision, a large layer would be worth several copies of itself."""
+FILTERS = 64
+"""Filters whose weights are copied at a time, for the same reason."""
 
 
 def lowest(values: Tensor, share: float) -> Tensor:
@@ -18,9 +23,7 @@ def lowest(values: Tensor, share: float) -> Tensor:
     Returns:
         LongTensor `[…, floor(share · n)]`.
     """
-    # As a binary number, 0.29 is a little less than 0.29, and of 100 filters it would give 28.
-    count = math.floor(Fraction(repr(float(share))) * values.shape[-1])
-    return values.argsort(dim=-1, stable=True)[..., :count]
+    return values.argsort(dim=-1, stable=True)[..., : part(share, values.shape[-1])]
 
 
 def mean_magnitudes(weight: Tensor, dim: int = 0) -> Tensor:
@@ -33,7 +36,7 @@ def mean_magnitudes(weight: Tensor, dim: int = 0) -> Tensor:
     Returns:
         float64 `[O]`.
     """
-    return weight.movedim(dim, 0).flatten(1).abs().mean(1, dtype=torch.float64)
+    return _by_pieces(weight, dim, lambda rows: rows.flatten(1).abs().mean(1, dtype=torch.float64))
 
 
 def invalid_filters(
@@ -84,7 +87,8 @@ def invalid_kernels(weight: Tensor, filters: int, invalid: Tensor, gamma: float)
     if weight.shape[2:].numel() == 1:
         return torch.empty(0, 2, dtype=torch.int64)
     chosen = torch.nonzero(invalid.cpu()).flatten()
-    norms = kernel_norms(weight.index_select(filters, chosen.to(weight.device)), filters).cpu()
+    pieces = chosen.to(weight.device).split(FILTERS)
+    norms = torch.cat([kernel_norms(weight.index_select(filters, piece), filters).cpu() for piece in pieces])
     kernels = lowest(norms, gamma)
     return torch.stack([chosen[:, None].expand_as(kernels), kernels], dim=-1).reshape(-1, 2)
 
@@ -99,7 +103,18 @@ def kernel_norms(weight: Tensor, filters: int = 0) -> Tensor:
     Returns:
         float64 `[O, I]`.
     """
-    return weight.movedim(filters, 0).unsqueeze(-1).flatten(2).abs().sum(2, dtype=torch.float64)
+    return _by_pieces(weight, filters, lambda rows: rows.unsqueeze(-1).flatten(2).abs().sum(2, dtype=torch.float64))
+
+
+def _by_pieces(weight: Tensor, filters: int, numbers: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the numbers of all filters, from a few filters at a time."""
+    rows = weight.movedim(filters, 0)
+    size = max(1, PIECE // max(1, rows.shape[1:].numel()))
+    none = numbers(rows[:0])
+    result = none.new_empty(len(rows), *none.shape[1:])
+    for piece, target in zip(rows.split(size), result.split(size), strict=True):
+        target.copy_(numbers(piece))
+    return result
 
 
 def _mask(values: Tensor, share: float) -> Tensor:

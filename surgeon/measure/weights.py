@@ -2,6 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
+
+ROWS = 128
+"""Filters that are compared with as many others at a time."""
 
 
 def filter_norms(weight: Tensor, p: float = 2, dim: int = 0) -> Tensor:
@@ -33,11 +37,20 @@ def orthogonality_sums(weight: Tensor, dim: int = 0) -> Tensor:
 
     Source: Prakash et al., RePr: Improved Training of Convolutional Filters, eq. 1 and 2.
     """
-    filters = torch.nn.functional.normalize(_rows(weight, dim), dim=1)
-    overlaps = filters @ filters.T
-    # J² numbers are worth no second copy: there may be more of them than of weights.
-    overlaps.diagonal().sub_(1)
-    return overlaps.abs_().sum(1) / len(filters)
+    filters = _rows(weight, dim)
+    # All J² overlaps may be more numbers than the weights, which are themselves worth no second copy.
+    blocks = filters.split(ROWS)
+    sums = [filters.new_zeros(len(block)) for block in blocks]
+    for first, block in enumerate(blocks):
+        directions = normalize(block, dim=1)
+        own = directions @ directions.T
+        own.diagonal().sub_(1)
+        sums[first] += own.abs_().sum(1)
+        for second in range(first):
+            overlaps = (directions @ normalize(blocks[second], dim=1).T).abs_()
+            sums[first] += overlaps.sum(1)
+            sums[second] += overlaps.sum(0)
+    return torch.cat(sums) / len(filters)
 
 
 def _rows(weight: Tensor, dim: int) -> Tensor:

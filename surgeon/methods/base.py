@@ -51,11 +51,15 @@ class Inputs:
 
     def layers(self) -> tuple[Layer, ...]:
         """Return the convolutions and linear layers in the targets, or all of them without targets."""
-        return tuple(layer for layer in self.graph.layers if self.includes(layer.name))
+        return tuple(layer for layer in self.graph.layers if self.selects(layer))
 
     def norms(self) -> dict[str, Norm]:
         """Return the BatchNorms in the targets by module name, or all of them without targets."""
         return {name: norm for name, norm in self.graph.norms.items() if self.includes(name)}
+
+    def selects(self, layer: Layer) -> bool:
+        """Return whether any of the modules that share a layer's weight is in the targets."""
+        return any(self.includes(name) for name in layer.names)
 
     def includes(self, name: str) -> bool:
         """Return whether a module is one of the targets or lies in one."""

@@ -41,8 +41,10 @@ class InvalidLayer:
 
     def edit(self, entries: Tensor, values: Tensor, what: str) -> Set:
         """Return the edit that gives entries of the flattened weight new values, in the weight's precision."""
-        row = self.weight.shape[1:].numel()
-        return Set(self.key, entries.flatten(), values.flatten().to(self.weight.dtype), what, filter_size=row)
+        values = values.flatten().to(self.weight.dtype)
+        size = self.weight.shape[self.filters + 1 :].numel()
+        columns = self.weight.shape[1] if self.filters else None
+        return Set(self.key, entries.flatten(), values, what, filter_size=size, columns=columns)
 
     def starts(self, filters: Tensor, kernels: Tensor) -> Tensor:
         """Return where kernels begin in the flattened weight.
@@ -70,7 +72,7 @@ def invalid_layers(inputs: Inputs, alpha: float, beta: float) -> tuple[list[Inva
     skipped = [
         f"{layer.name}: left alone; {reason}."
         for layer in convolutions
-        if inputs.includes(layer.name) and (reason := _reason(layer))
+        if inputs.selects(layer) and (reason := _reason(layer))
     ]
     ranked = {layer.writer.weight: layer for layer in convolutions if layer.writer is not None and not _reason(layer)}
     axes = {key: layer.filters for key, layer in ranked.items()}
@@ -78,7 +80,7 @@ def invalid_layers(inputs: Inputs, alpha: float, beta: float) -> tuple[list[Inva
     found = [
         InvalidLayer(layer.name, key, inputs.tensors[key].detach(), layer.filters, invalid[key])
         for key, layer in ranked.items()
-        if inputs.includes(layer.name) and bool(invalid[key].any())
+        if inputs.selects(layer) and bool(invalid[key].any())
     ]
     return found, skipped
 

@@ -4,21 +4,19 @@ With the criteria `l2` and `gamma` it is one of the two methods that the SOFM pa
 there, all filters of the selected layers are ranked together, as RePr ranks them, and no layer loses all of its own.
 """
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from surgeon.coupling.graph import ChannelGroup, Layer, Member, Norm
-from surgeon.coupling.interpret import OUTPUT
 from surgeon.edit.plan import Edit, Plan, Reinitialize
 from surgeon.errors import DataError, LayerError
 from surgeon.measure.criteria import CRITERIA
 from surgeon.measure.filters import filter_count, filter_rows, own_norms
+from surgeon.measure.shares import part
 from surgeon.methods.base import Inputs, Method, option
 from surgeon.methods.ranges import check_every, check_share
 
@@ -93,7 +91,7 @@ def candidates(inputs: Inputs, config: ReinitConfig) -> tuple[tuple[Layer, ...],
 
     They are the convolutions in the targets, or all of them, and the linear layers that are targets themselves.
     """
-    output = {(axis.tensor, axis.dim) for axis in inputs.graph.frozen if axis.reason == OUTPUT}
+    output = {(axis.tensor, axis.dim) for axis in inputs.graph.frozen if axis.output}
     alone = {(m.tensor, m.dim): why for group, why in inputs.left_alone.items() for m in group.members}
     norms = own_norms(inputs.graph.layers)
     found: list[Layer] = []
@@ -130,8 +128,8 @@ def choose(strengths: Mapping[str, Tensor], ratio: float, max_per_layer: float) 
     for index in range(len(strengths)):
         own = owner[order] == index
         rank[own] = torch.arange(int(own.sum()))
-    quota = torch.tensor([_part(max_per_layer, len(scores)) for scores in strengths.values()])
-    order = order[rank < quota[owner[order]]][: _part(ratio, len(everything))]
+    quota = torch.tensor([part(max_per_layer, len(scores)) for scores in strengths.values()])
+    order = order[rank < quota[owner[order]]][: part(ratio, len(everything))]
     return {name: filters[order[owner[order] == index]].sort().values for index, name in enumerate(strengths)}
 
 
@@ -153,15 +151,16 @@ def filter_groups(
     parts = layer.groups if layer.filters else 1
     size = filters // parts
     inputs = tensors[layer.writer.weight].shape[0] // parts
-    for part in range(parts):
-        own, shared = torch.arange(size)[:, None], torch.arange(part * size, (part + 1) * size)[:, None]
-        rows = slice(part * inputs, (part + 1) * inputs) if parts > 1 else None
+    for number in range(parts):
+        start = number * size
+        own, shared = torch.arange(size)[:, None], torch.arange(start, start + size)[:, None]
+        rows = slice(number * inputs, (number + 1) * inputs) if parts > 1 else None
         members = [Member(layer.writer.weight, layer.filters, "producer", own, rows)]
         affine = (layer.writer.bias, *(() if norm is None else (norm.weight, norm.bias)))
         members += [Member(key, 0, "affine", shared, None) for key in affine if key is not None]
         if norm is not None:
             members += [Member(key, 0, "statistic", shared, None) for key in (norm.running_mean, norm.running_var)]
-        yield ChannelGroup(layer.name, size, tuple(members), homogeneous=False), part * size
+        yield ChannelGroup(layer.name, size, tuple(members), homogeneous=False), start
 
 
 def _unusable(
@@ -173,7 +172,7 @@ def _unusable(
     place = (layer.writer.weight, layer.filters)
     if place in output:
         return "they are the network's output"
-    if not layer.convolution and layer.name not in inputs.targets:
+    if not layer.convolution and not set(layer.names) & set(inputs.targets):
         return "a linear layer takes part only where it is named itself"
     return alone.get(place, "")
 
@@ -222,11 +221,6 @@ def _nothing_left(inputs: Inputs, config: ReinitConfig, skipped: Iterable[str]) 
 
 def _listed(*, needs_data: bool, without: str = "") -> str:
     return ", ".join(name for name, known in CRITERIA.items() if known.needs_data == needs_data and name != without)
-
-
-def _part(share: float, whole: int) -> int:
-    # As a binary number, 0.29 is a little less than 0.29, and of 100 filters it would give 28.
-    return math.floor(Fraction(repr(float(share))) * whole)
 
 
 def _measured(config: ReinitConfig) -> str | None:

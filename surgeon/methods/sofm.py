@@ -17,6 +17,7 @@ from surgeon.edit.plan import Edit, Mix, Plan, Reinitialize
 from surgeon.errors import DataError, OptionError
 from surgeon.measure.activations import ClassMeans
 from surgeon.methods.base import CLASS_MEANS, Inputs, Method, option
+from surgeon.methods.ranges import check_every
 from surgeon.methods.self_organizing_map import SelfOrganizingMap, self_organizing_map
 
 PAPER = "Baddar, Han, Rhee, Han: Self-Reorganizing and Rejuvenating CNNs for Increasing Model Capacity Utilization"
@@ -47,10 +48,7 @@ class SofmConfig:
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
             raise OptionError(f"The option ratio of sofm is {self.ratio}.", "Give a number above 0 and up to 1.")
-        if self.every is not None and self.every < 1:
-            raise OptionError(
-                f"The option every of sofm is {self.every}.", "Give a whole number of at least 1, or none."
-            )
+        check_every("sofm", self.every)
         if self.som_epochs < 1:
             raise OptionError(f"The option som_epochs of sofm is {self.som_epochs}.", "Give a number of at least 1.")
 

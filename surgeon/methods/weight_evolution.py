@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from surgeon.edit.plan import Edit, Plan, Set
-from surgeon.measure.invalid import mean_magnitudes
+from surgeon.measure.invalid import FILTERS, mean_magnitudes
 from surgeon.methods.base import Inputs, Method, option
 from surgeon.methods.invalid_layers import InvalidLayer, invalid_layers
 from surgeon.methods.ranges import check_every, check_share
@@ -70,9 +70,12 @@ def strongest(layer: InvalidLayer) -> tuple[int, float]:
 def evolve(layer: InvalidLayer, value: float) -> Set:
     """Return the edit that puts a value in the place of the smallest weight of every kernel of the invalid filters."""
     filters = layer.numbers
-    weights = layer.weight.movedim(layer.filters, 0)[filters].unsqueeze(-1).flatten(2)
+    weights = layer.weight.movedim(layer.filters, 0)
     kernels = torch.arange(weights.shape[1], device=weights.device)
-    entries = layer.starts(filters[:, None], kernels) + weights.abs().argmin(2)
+    entries = filters.new_empty(len(filters), len(kernels))
+    for piece, part in zip(filters.split(FILTERS), entries.split(FILTERS), strict=True):
+        smallest = weights[piece].unsqueeze(-1).flatten(2).abs().argmin(2)
+        torch.add(layer.starts(piece[:, None], kernels), smallest, out=part)
     values = torch.full_like(entries, value, dtype=layer.weight.dtype)
     return layer.edit(entries, values, "smallest weights replaced")
 

@@ -109,7 +109,7 @@ def _measured(subject: Subject, inputs: Inputs) -> Inputs:
         )
     if wanted != CLASS_MEANS:
         # A linear layer is meant only where it is named: each of its filters would cost the oracle an evaluation.
-        layers = [layer for layer in inputs.layers() if layer.convolution or layer.name in inputs.targets]
+        layers = [layer for layer in inputs.layers() if layer.convolution or set(layer.names) & set(inputs.targets)]
         scores = filter_scores(
             subject.model, layers, wanted, subject.images, device=subject.device, track=subject.track, say=subject.say
         )

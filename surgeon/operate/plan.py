@@ -65,7 +65,16 @@ def plan(
         course.note(chosen.make_plan(inputs, config))
         done.append(targets)
     named = tuple(target for targets in done for target in targets)
-    return Plan(chosen.name, dict(vars(config)), named, tuple(course.plan_edits), course.figures, tuple(course.skipped))
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    return Plan(
+        chosen.name,
+        dict(vars(config)),
+        named,
+        tuple(course.plan_edits),
+        course.figures,
+        tuple(course.skipped),
+        shapes,
+    )
 
 
 def partner_tensors(partner: nn.Module | None) -> Mapping[str, torch.Tensor] | None:

@@ -149,21 +149,21 @@ def test_the_larger_operand_stands_for_both(scene: Scene) -> None:
 
 def test_concatenation_puts_channels_side_by_side(scene: Scene) -> None:
     parts = [scene.layout("r2", "c3"), scene.layout("r2", "c2")]
-    result = concatenate(parts, 1, scene.ledger, WHY)
+    result = concatenate(parts, 1, scene.ledger, WHY, WHY)
     assert kinds(result) == [["2r"], ["5f"]]
     assert result.blocks[0].labels.tolist() == [0, 1, 2, 3, 4]
     assert scene.groups() == {channels(range(3)), channels(range(3, 5))}
 
 
 def test_concatenation_along_another_dimension_unites(scene: Scene) -> None:
-    result = concatenate([scene.layout("r2", "c3"), scene.layout("r5", "c3")], 0, scene.ledger, WHY)
+    result = concatenate([scene.layout("r2", "c3"), scene.layout("r5", "c3")], 0, scene.ledger, WHY, WHY)
     assert kinds(result) == [["7r"], ["3f"]]
     assert scene.groups() == {channels(range(3), range(3, 6))}
 
 
 def test_a_tensor_joined_to_itself_holds_each_channel_twice(scene: Scene) -> None:
     layout = scene.layout("r2", "c3")
-    result = concatenate([layout, layout], 1, scene.ledger, WHY)
+    result = concatenate([layout, layout], 1, scene.ledger, WHY, WHY)
     # The second turn gets elements of its own, tied to the first.
     assert result.blocks[0].labels.tolist() == [0, 1, 2, 3, 4, 5]
     assert scene.groups() == {channels(range(3), range(3, 6))}
@@ -171,7 +171,7 @@ def test_a_tensor_joined_to_itself_holds_each_channel_twice(scene: Scene) -> Non
 
 def test_joined_constants_are_channels_and_joined_pixels_are_not(scene: Scene) -> None:
     parts = [scene.layout("c2"), scene.layout("u3"), scene.layout("r2")]
-    result = concatenate(parts, 0, scene.ledger, WHY)
+    result = concatenate(parts, 0, scene.ledger, WHY, WHY)
     assert result.blocks[0].labels.tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert scene.groups() == {channels(range(2)), channels(range(2, 5))}
     assert scene.frozen() == dict.fromkeys([5, 6], "In add, aten.add fixes the positions: they meet rows.")
@@ -179,16 +179,16 @@ def test_joined_constants_are_channels_and_joined_pixels_are_not(scene: Scene) -
 
 def test_padding_on_both_sides_is_one_set_and_other_constants_are_sets_of_their_own(scene: Scene) -> None:
     pads = [Layout(((Leg(2, Kind.UNIFORM, "the padding"),),)) for _ in range(2)]
-    concatenate([pads[0], scene.layout("c3"), pads[1]], 0, scene.ledger, WHY)
-    concatenate([scene.layout("u2"), scene.layout("u3")], 0, scene.ledger, WHY)
-    concatenate([scene.layout("u2"), scene.layout("c2"), scene.layout("u2")], 0, scene.ledger, WHY)
+    concatenate([pads[0], scene.layout("c3"), pads[1]], 0, scene.ledger, WHY, WHY)
+    concatenate([scene.layout("u2"), scene.layout("u3")], 0, scene.ledger, WHY, WHY)
+    concatenate([scene.layout("u2"), scene.layout("c2"), scene.layout("u2")], 0, scene.ledger, WHY, WHY)
     sizes = sorted(len(group) for group in scene.groups())
     assert sizes == [2, 2, 2, 3, 4]
 
 
 def test_stacking_interleaves_or_unites_as_the_next_reshape_asks(scene: Scene) -> None:
     first, second = (scene.layout("c3", "1") for _ in range(2))
-    stacked = concatenate([first, second], 1, scene.ledger, WHY)
+    stacked = concatenate([first, second], 1, scene.ledger, WHY, WHY)
     assert kinds(stacked) == [["3f"], ["2f"]]
     assert reshape(stacked, [6], scene.ledger, "").blocks[0].labels.T.ravel().tolist() in (
         [0, 3, 1, 4, 2, 5],

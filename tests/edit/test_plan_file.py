@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 import surgeon
-from surgeon.edit.plan import Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Set
+from surgeon.coupling.graph import Part, Scaling
+from surgeon.edit.plan import Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Set, changes
 from surgeon.edit.plan_file import KINDS, encode
 from surgeon.edit.plan_reader import decode
 from surgeon.errors import CheckpointError, OutputError, PlanError, SurgeonError
@@ -168,6 +169,22 @@ def test_half_precision_comes_back_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(loaded.values, values)
 
 
+def test_the_filters_axis_and_every_reasons_count_come_back(tmp_path: Path) -> None:
+    edit = Set("up.weight", torch.tensor([5, 17]), torch.tensor([1.0, 2.0]), "raised", filter_size=4, columns=3)
+    reasons = {"norm.weight": {"a gate reads them": 3, "a slice fixes them": 1}}
+    scaling = Scaling(1, (Part("norm.weight", 0, None, torch.tensor([0, -1]), divided=False),), reasons)
+    scaled = Rescale(scaling, torch.ones(1, dtype=torch.float64))
+    surgeon.save_plan(Plan("by-hand", {}, (), (edit, scaled)), tmp_path / "plan.safetensors")
+    first, second = surgeon.load_plan(tmp_path / "plan.safetensors").edits
+    assert isinstance(first, Set)
+    assert isinstance(second, Rescale)
+    assert (first.filter_size, first.columns) == (4, 3)
+    assert second.scaling.reasons == reasons
+    # Entries 5 and 17 lie in kernels 1 and 4 of rows of three.
+    (change,) = changes(first)
+    assert (change.dim, change.positions.tolist()) == (1, [1])
+
+
 def test_refusals_when_saving(tmp_path: Path) -> None:
     plan = planned("regeneration")
     with pytest.raises(PlanError, match="edits nothing"):
@@ -213,6 +230,16 @@ def test_a_rehearsal_knows_the_networks_modules() -> None:
 
 
 # Hostile files.
+
+
+def test_a_plan_for_a_narrower_network_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "plan.safetensors"
+    surgeon.save_plan(planned("kernel-reactivation", width=6), path)
+    wider = make_network(width=8)
+    before = copy.deepcopy(wider.state_dict())
+    with pytest.raises(PlanError, match="was made for a"):
+        surgeon.execute(wider, surgeon.load_plan(path))
+    assert equal(before, wider.state_dict())
 
 
 def sound() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -263,6 +290,8 @@ NORM = (*GROUP, "writers", 0, "norm")
         (("edits", 3, "scaling"), 1, "whole number from 0 to 0"),
         (("edits", 4, "what"), "[/red]", "not words"),
         (("edits", 4, "filter_size"), 0, "filter_size"),
+        (("edits", 4, "columns"), 0, "columns is not a whole number"),
+        (("edits", 4, "columns"), "2", "columns is not a whole number"),
         (("edits", 4, "tensor"), "\x1b[31m", "printable"),
         (("edits", 5, "share"), 1.5, "number from 0 to 1"),
         (("edits", 5, "share"), float("nan"), "number from 0 to 1"),
@@ -279,6 +308,9 @@ NORM = (*GROUP, "writers", 0, "norm")
         ((*NORM, "running_mean"), "head.weight", "BatchNorms can be folded"),
         (("scalings", 0, "size"), 0, "whole number from 1"),
         (("scalings", 0, "parts", 0, "divided"), 1, "true or false"),
+        (("scalings", 0, "reasons"), {"norm.weight": "a sentence"}, "not an object"),
+        (("scalings", 0, "reasons"), {"norm.weight": {"a sentence": 0}}, "whole number from 1"),
+        (("scalings", 0, "reasons"), {"norm.weight": {"a\nb": 1}}, "printable"),
         (("version",), 2, "another format"),
         (("method",), "x" * 2000, "at most 1000"),
         (("method",), None, "text"),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from surgeon.measure.invalid import invalid_filters, invalid_kernels, kernel_norms, lowest, mean_magnitudes
+from surgeon.measure.invalid import PIECE, invalid_filters, invalid_kernels, kernel_norms, lowest, mean_magnitudes
 
 
 def layer(*magnitudes: float, kernels: int = 1, size: int = 1) -> torch.Tensor:
@@ -115,3 +115,11 @@ def test_no_invalid_filter_or_too_small_a_share_gives_no_kernel(invalid: list[bo
     kernels = invalid_kernels(weight_of_norms(NORMS, 3, 3), 0, torch.tensor(invalid), gamma)
     assert kernels.shape == (0, 2)
     assert kernels.dtype == torch.int64
+
+
+def test_filters_of_more_weights_than_are_added_up_at_a_time() -> None:
+    weight = torch.randn(5, PIECE // 16, 3, 3, generator=torch.Generator().manual_seed(0))
+    assert kernel_norms(weight).equal(weight.flatten(2).double().abs().sum(2))
+    assert torch.allclose(mean_magnitudes(weight), weight.double().abs().mean((1, 2, 3)), rtol=1e-12)
+    many = torch.randn(PIECE // 16, 5, 3, 3, generator=torch.Generator().manual_seed(0))
+    assert kernel_norms(many).equal(many.flatten(2).double().abs().sum(2))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from surgeon.measure.weights import filter_norms, orthogonality_sums
+from surgeon.measure.weights import ROWS, filter_norms, orthogonality_sums
 
 
 def test_norms_of_filters_by_hand() -> None:
@@ -41,3 +41,11 @@ def test_orthonormal_filters_do_not_overlap_and_copies_overlap_fully() -> None:
 
 def test_a_filter_of_zeros_counts_its_own_diagonal_alone() -> None:
     assert orthogonality_sums(torch.tensor([[1.0, 0.0], [0.0, 0.0]])).tolist() == [0, 0.5]
+
+
+def test_overlaps_of_more_filters_than_are_compared_at_a_time() -> None:
+    # Two full blocks and a part of one, against all pairs at once in double precision.
+    weight = torch.randn(2 * ROWS + 3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    directions = weight / (weight**2).sum(1, keepdim=True).sqrt()
+    expected = (directions @ directions.T - torch.eye(len(weight))).abs().mean(1)
+    assert torch.allclose(orthogonality_sums(weight), expected, rtol=1e-12, atol=0)

@@ -42,6 +42,18 @@ def test_filters_of_a_transposed_convolution_lie_along_the_second_axis() -> None
     plan = make_plan(inputs([conv("a", filters=1)], tensors), HALF)
     expected = torch.tensor([[[[1.0, -1.0]], [[1.5, -0.5]]], [[[5.0, 5.0]], [[6.0, 6.0]]]]).transpose(0, 1)
     assert carried_out(tensors, plan)["a.weight"].equal(expected)
+    (change,) = plan.changes()
+    assert (change.dim, change.channels, change.positions.tolist()) == (1, 1, [0])
+
+
+def test_what_is_recorded_of_a_transposed_convolution_is_its_outputs() -> None:
+    # Of 3 inputs and 4 outputs, outputs 1 and 3 are weak.
+    strength = torch.tensor([5.0, 1, 6, 2])[:, None, None]
+    weight = torch.rand(3, 4, 2, 2, generator=torch.Generator().manual_seed(0)).add(1) * strength
+    plan = make_plan(inputs([conv("a", filters=1)], {"a.weight": weight}), HALF)
+    (change,) = plan.changes()
+    assert (change.dim, change.channels, change.positions.tolist()) == (1, 2, [1, 3])
+    assert set(torch.unravel_index(plan.edits[0].entries, weight.shape)[1].tolist()) == {1, 3}
 
 
 def test_the_layout_in_memory_does_not_matter() -> None:

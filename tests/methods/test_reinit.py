@@ -1,7 +1,8 @@
 """Which filters `reinit` starts anew, and that it touches nothing else."""
 
 import copy
-from typing import get_args, get_type_hints
+from collections.abc import Callable
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import timm
@@ -159,6 +160,36 @@ def test_linear_layers_take_part_when_named_but_the_classifier_never(model: Smal
     assert {name: len(filters) for name, filters in renewed(plan).items()} == {"hidden": 3}
     with pytest.raises(LayerError, match="head: its filters are left alone: they are the network's output"):
         make_plan(inputs_of(model, graph, "head"), ReinitConfig())
+
+
+class Classes(nn.Module):
+    """A classifier of convolutions, and something that is done with its logits."""
+
+    def __init__(self, finish: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.body, self.head, self.finish = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 5, 1), finish
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return self.finish(self.head(self.body(images).relu()).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "finish",
+    [
+        lambda logits: logits,
+        lambda logits: logits.flip(1),
+        lambda logits: logits[:, [2, 0, 1, 4, 3]],
+        lambda logits: logits * torch.arange(5),
+        lambda logits: (logits, logits.topk(2).indices),
+        lambda logits: (logits.topk(2).values, logits),
+    ],
+    ids=["plain", "flip", "permuted", "arange", "topk beside", "topk first"],
+)
+def test_filters_of_the_classes_stay_whatever_is_done_with_the_logits(finish: Callable[[torch.Tensor], Any]) -> None:
+    model = Classes(finish).eval()
+    plan = make_plan(inputs_of(model, trace(model, torch.zeros(IMAGES))), ReinitConfig(ratio=0.5))
+    assert set(renewed(plan)) == {"body"}
+    assert "head: its filters are left alone: they are the network's output." in plan.skipped
 
 
 def test_groups_that_are_left_alone_stay(model: Small, graph: CouplingGraph) -> None:

@@ -1,5 +1,6 @@
 """Weight evolution by hand, what it leaves alone, and plain loops over real networks."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -44,6 +45,15 @@ def test_filters_of_a_transposed_convolution_lie_along_the_second_axis() -> None
     expected = three_filters()
     expected[0] = torch.tensor([[[1.0, -9.0]], [[-9.0, 2.0]]])
     assert carried_out(tensors, plan)["a.weight"].equal(expected.transpose(0, 1))
+    (change,) = plan.changes()
+    assert (change.dim, change.channels, change.positions.tolist()) == (1, 1, [0])
+
+
+def test_a_shared_weight_is_found_under_any_of_its_modules_names() -> None:
+    layer = dataclasses.replace(conv("a"), names=("a", "b.c"))
+    for target, count in (("a", 1), ("b", 1), ("b.c", 1), ("c", 0)):
+        given = inputs([layer], {"a.weight": three_filters()}, targets=(target,))
+        assert (len(given.layers()), len(make_plan(given, HALF).edits)) == (count, count)
 
 
 def test_of_equal_weights_the_first_gives_way_and_of_equal_filters_the_last_is_the_most_valid() -> None:

@@ -8,7 +8,7 @@ from torch import fx
 
 from surgeon.coupling.axes import Block, Kind, Layout, Leg, collapse, mix_dims, rigid_dim, rigid_layout, size_of
 from surgeon.coupling.combine import combine, contract
-from surgeon.coupling.context import Context, Rule, Use, Value, Weight, plain, reason, result_shape, shape_of
+from surgeon.coupling.context import Context, Rule, Use, Value, Way, Weight, plain, reason, result_shape, shape_of
 from surgeon.coupling.views import reshape
 
 PIXELS = "positions in the image"
@@ -23,8 +23,8 @@ def linear(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     letters = ["o", "i"][2 - len(weight.dims) :]
     context.mark(arguments["weight"], [letters.index("i")], "consumer")
     context.mark(arguments["weight"], [dim for dim, letter in enumerate(letters) if letter == "o"], "producer")
-    for dim, letter in enumerate(letters):
-        context.take(arguments["weight"], dim, divided=letter == "i")
+    ways: dict[int, Way] = {dim: "reads" if letter == "i" else "writes" for dim, letter in enumerate(letters)}
+    context.absorb(node, arguments, "weight", ways)
     tokens = math.prod(result_shape(node)[1:-1])
     context.uses.append(Use(context.module, context.key(arguments["weight"]), 0, 1, False, tokens))
     operands = [(arguments["input"], layout, [*batch, "i"]), (arguments["weight"], weight, letters)]
@@ -52,7 +52,7 @@ def _add_bias(
     if bias is not None:
         layout = context.layout(bias)
         context.mark(bias, range(len(layout.dims)), "affine")
-        context.take(bias, 0, divided=False)
+        context.absorb(node, arguments, "bias", {0: "writes"})
         rank = len(result.dims)
         behind = rank - 1 - (dim % rank)
         layout = Layout(layout.dims + ((),) * behind, layout.blocks)
@@ -92,11 +92,10 @@ def convolution(context: Context, node: fx.Node, arguments: dict[str, Any]) -> V
     applied = math.prod((shape_of(arguments["input"]) or ())[2:] if transposed else shape[2:])
     context.uses.append(Use(context.module, key, filters, groups, True, applied))
     if not depthwise:
-        context.take(arguments["weight"], filters, divided=False)
-        context.take(arguments["weight"], 1 - filters, divided=True)
+        context.absorb(node, arguments, "weight", {filters: "writes", 1 - filters: "reads"})
     if depthwise and context.scaling and key is not None and not weight.dims[1]:
         _read_apart(context, node, key, layout)
-        context.take(arguments["weight"], 0, divided=False)
+        context.absorb(node, arguments, "weight", {0: "depthwise"})
         rigid = (rigid_dim(shape[dim], meaning) for dim in apart)
         result = Layout((rigid_dim(shape[0], "images"), weight.dims[0], *rigid), weight.blocks)
     elif groups == 1:
@@ -176,8 +175,14 @@ def add_product(context: Context, node: fx.Node, arguments: dict[str, Any]) -> V
     names = ("mat1", "mat2") if "mat1" in arguments else ("batch1", "batch2")
     first, second = (context.layout(arguments[name]) for name in names)
     result = product(context, node, arguments[names[0]], arguments[names[1]], first, second)
-    context.mark(arguments["self"], range(len(context.layout(arguments["self"]).dims)), "affine")
-    return combine(result, context.layout(arguments["self"]), context.ledger, reason(node))
+    summand = context.layout(arguments["self"])
+    context.mark(arguments["self"], range(len(summand.dims)), "affine")
+    total = combine(result, summand, context.ledger, reason(node))
+    context.shifted(total, result)
+    context.shifted(total, summand)
+    if all(context.is_derived(arguments[name]) for name in ("self", *names)):
+        context.inhomogeneous(total)
+    return total
 
 
 def einsum(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:

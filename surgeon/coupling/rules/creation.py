@@ -10,7 +10,8 @@ from surgeon.coupling.context import Context, Rule, Value, op_name, result_shape
 
 def constant(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     """Zeros, ones, one number everywhere."""
-    return Layout(tuple(uniform_dim(size) for size in result_shape(node)))
+    zero = "zero" in op_name(node) or arguments.get("fill_value") == 0
+    return Layout(tuple(uniform_dim(size) for size in result_shape(node)), zero=zero)
 
 
 def numbered(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:

@@ -63,7 +63,7 @@ def _scaled_anew(context: Context, node: fx.Node, arguments: dict[str, Any]) -> 
     behind = ((),) * (len(result.dims) - 2)
     for name in ("weight", "bias"):
         argument = arguments.get(name)
-        context.take(argument, 0, divided=False)
+        context.absorb(node, arguments, name, {0: "writes"})
         vector = context.layout(argument)
         if name == "weight" and vector.dims:
             result = Layout((result.dims[0], *vector.dims, *result.dims[2:]), vector.blocks)

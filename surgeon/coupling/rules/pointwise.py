@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import fx
 
 from surgeon.coupling.axes import Layout, Leg
@@ -15,15 +16,19 @@ def _tensor_arguments(arguments: dict[str, Any]) -> list[fx.Node]:
 
 
 def _unchanged(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
-    """Positively homogeneous, or a plain copy: relu, neg, dropout, casts."""
-    return context.layout(_tensor_arguments(arguments)[0])
+    """Positively homogeneous, or a plain copy: relu, neg, dropout, casts to floating dtypes (others round)."""
+    layout = context.layout(_tensor_arguments(arguments)[0])
+    value = node.meta["val"]
+    if isinstance(value, torch.Tensor) and not (value.is_floating_point() or value.is_complex()):
+        context.inhomogeneous(layout)
+    return layout
 
 
 def _curved(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     """Not homogeneous: sigmoid, gelu, clamp, powers."""
     layout = _meet(context, node, _tensor_arguments(arguments))
     context.inhomogeneous(layout)
-    return layout
+    return Layout(layout.dims, layout.blocks)
 
 
 def _wave(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
@@ -72,10 +77,15 @@ def _product(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Valu
 
 
 def _add_product(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
-    """`self + value · tensor1 · tensor2`; homogeneous where at most one factor is an activation and self is one too."""
-    layout = _meet(context, node, [arguments["self"], arguments["tensor1"], arguments["tensor2"]])
+    """`self + value · tensor1 · tensor2`: homogeneous where both summands carry the channels by one activation."""
     factors = [arguments["tensor1"], arguments["tensor2"]]
-    if sum(not context.is_derived(factor) for factor in factors) > 1 or "addcdiv" in str(node.target):
+    product, summand = _meet(context, node, factors), _meet(context, node, [arguments["self"]])
+    layout = combine(summand, product, context.ledger, reason(node))
+    context.shifted(layout, product)
+    context.shifted(layout, summand)
+    live = [factor for factor in factors if not context.is_derived(factor) and context.layout(factor).blocks]
+    computed = all(context.is_derived(operand) for operand in (arguments["self"], *factors))
+    if len(live) > 1 or computed or "addcdiv" in str(node.target):
         context.inhomogeneous(layout)
     return layout
 
@@ -98,8 +108,12 @@ def _gated(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
 
 
 def _slope(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
-    """PReLU: one slope a channel (dimension 1), or one for all."""
+    """PReLU: one slope a channel (dimension 1), or one for all; a factor passes it and leaves the slope as it is."""
     layout, weight = context.layout(arguments["self"]), context.layout(arguments["weight"])
+    if not context.is_derived(arguments["weight"]):
+        context.inhomogeneous(layout, weight)
+    elif context.scaling:
+        return layout
     context.mark(arguments["weight"], range(len(weight.dims)), "affine")
     rank = len(layout.dims)
     if rank >= 2 and weight.dims:

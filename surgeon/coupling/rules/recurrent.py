@@ -42,7 +42,7 @@ def recurrent(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Val
         for _ in range(directions):
             cell, parameters = parameters[:per_cell], parameters[per_cell:]
             outputs.append(_cell(context, node, sequence, cell))
-        sequence = concatenate(outputs, len(sequence.dims) - 1, context.ledger, reason(node))
+        sequence = concatenate(outputs, len(sequence.dims) - 1, context.ledger, reason(node), context.bend)
     return (sequence, *states)
 
 

@@ -14,7 +14,10 @@ from surgeon.coupling.views import expand, permute, reshape, take
 
 
 def seen_as(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
-    """View, flatten, squeeze and the like: the same entries in another shape."""
+    """View, flatten, squeeze and the like: the same entries in another shape (or, with another dtype, other ones)."""
+    if arguments.get("dtype") is not None:
+        context.freeze(arguments["self"], node)
+        return unknown_layout(node)
     return reshape(context.layout(arguments["self"]), result_shape(node), context.ledger, plain(node))
 
 
@@ -101,7 +104,7 @@ def joined(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     for tensor, layout in zip(tensors, layouts, strict=True):
         context.mark(tensor, range(len(layout.dims)), "affine")
     _note_joined_weights(context, tensors, layouts, dim)
-    return concatenate(layouts, dim, context.ledger, reason(node))
+    return concatenate(layouts, dim, context.ledger, reason(node), context.bend)
 
 
 def _note_joined_weights(context: Context, tensors: Sequence[Any], layouts: Sequence[Layout], dim: int) -> None:
@@ -122,9 +125,9 @@ def stacked(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value
     """`stack`: a new dimension, one position a tensor."""
     layouts = [context.layout(tensor) for tensor in arguments["tensors"]]
     dim = arguments.get("dim", 0) % (len(layouts[0].dims) + 1)
-    opened = [Layout((*la.dims[:dim], (), *la.dims[dim:]), la.blocks) for la in layouts]
+    opened = [Layout((*la.dims[:dim], (), *la.dims[dim:]), la.blocks, la.zero) for la in layouts]
     _note_joined_weights(context, arguments["tensors"], opened, dim)
-    return concatenate(opened, dim, context.ledger, reason(node))
+    return concatenate(opened, dim, context.ledger, reason(node), context.bend)
 
 
 def sliced(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:

@@ -6,7 +6,7 @@ from torch import fx
 
 from surgeon.coupling.axes import Kind, Layout, Leg, mix_dims, rigid_dim
 from surgeon.coupling.concatenate import concatenate
-from surgeon.coupling.context import Context, Rule, Value, plain, reason, result_shape, shape_of
+from surgeon.coupling.context import Context, Rule, Value, op_name, plain, reason, result_shape, shape_of
 from surgeon.coupling.rules.contraction import PIXELS
 from surgeon.coupling.views import permute, reshape, take
 
@@ -55,21 +55,23 @@ def pad(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
             if before < 0 or after < 0:
                 stop = shape[dim] + min(after, 0)
                 layout = take(layout, dim, max(-before, 0), stop, 1, context.ledger, plain(node))
-            layout = _surround(context, node, layout, dim, max(before, 0), max(after, 0))
-        if arguments.get("value") not in (None, 0, 0.0):
-            context.inhomogeneous(layout)
+            zero = arguments.get("value") in (None, 0, 0.0)
+            layout = _surround(context, node, layout, dim, (max(before, 0), max(after, 0)), zero=zero)
         shape[dim] += before + after
     return layout
 
 
-def _surround(context: Context, node: fx.Node, layout: Layout, dim: int, before: int, after: int) -> Layout:
+def _surround(
+    context: Context, node: fx.Node, layout: Layout, dim: int, amounts: tuple[int, int], *, zero: bool
+) -> Layout:
     def constant(size: int) -> Layout:
         # Only `dim` has a size of its own; along the others, and along it, the constant is the same everywhere.
         leg = Leg(size, Kind.UNIFORM, f"the padding {node.name}")
-        return Layout(tuple((leg,) if d == dim else () for d in range(len(layout.dims))))
+        return Layout(tuple((leg,) if d == dim else () for d in range(len(layout.dims))), zero=zero)
 
+    before, after = amounts
     pieces = [constant(before)] * bool(before) + [layout] + [constant(after)] * bool(after)
-    return concatenate(pieces, dim, context.ledger, reason(node))
+    return concatenate(pieces, dim, context.ledger, reason(node), context.bend)
 
 
 def unfold_patches(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
@@ -108,6 +110,8 @@ def windows(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value
 def reordered(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     """Flip, roll, cumulative sums: the order along the dimensions matters."""
     layout = context.layout(arguments["self"])
+    if op_name(node) in ("aten.cumprod", "aten.logcumsumexp"):
+        context.inhomogeneous(layout)
     rank = len(layout.dims)
     dims = arguments.get("dims", arguments.get("dim"))
     chosen = list(range(rank)) if dims in (None, []) else [dims] if isinstance(dims, int) else dims
