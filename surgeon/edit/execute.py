@@ -7,7 +7,7 @@ from surgeon.coupling.graph import Member
 from surgeon.edit.init import fresh_tensor
 from surgeon.edit.mix import Tensors, channels_first, mix
 from surgeon.edit.permute import check_permutation, permute
-from surgeon.edit.plan import Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Set
+from surgeon.edit.plan import PIECE, Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Set
 from surgeon.edit.rescale import rescale
 from surgeon.errors import PlanError
 
@@ -54,7 +54,8 @@ def _carry_out(model: nn.Module, tensors: Tensors, edit: Edit) -> None:
         rescale(tensors, edit.scaling, edit.factors)
     elif isinstance(edit, Set):
         tensor = tensors[edit.tensor].data
-        tensor.put_(edit.entries.to(tensor.device), edit.values.to(tensor.device, tensor.dtype))
+        for entries, values in zip(edit.entries.split(PIECE), edit.values.split(PIECE), strict=True):
+            tensor.put_(entries.to(tensor.device, torch.int64), values.to(tensor.device, tensor.dtype))
     else:
         tensor = tensors[edit.tensor].data
         tensor.lerp_(edit.other.to(tensor.device, tensor.dtype), 1 - edit.share)
@@ -79,11 +80,11 @@ def _check(tensors: Tensors, edit: Edit) -> None:
 
 def _are_places(places: torch.Tensor, size: int) -> bool:
     """Return whether these are different places below `size`."""
-    inside = places.dim() == 1 and bool(((places >= 0) & (places < size)).all())
-    if not inside:
+    if places.dim() != 1 or (places.numel() and (int(places.min()) < 0 or int(places.max()) >= size)):
         return False
     taken = torch.zeros(size, dtype=torch.bool, device=places.device)
-    taken[places] = True
+    for piece in places.split(PIECE):
+        taken[piece.long()] = True
     return int(taken.count_nonzero()) == len(places)
 
 

@@ -8,6 +8,9 @@ import torch
 
 from surgeon.coupling.graph import ChannelGroup, Part, Scaling
 
+PIECE = 2**16
+"""Entries that are worked on at once: a plan may name a good part of a network's weights."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reorder:
@@ -74,8 +77,8 @@ class Set:
 
     Attributes:
         tensor: state-dict key.
-        entries: LongTensor `[n]`, places in the flattened (row-major) tensor, each once.
-        values: `[n]`, in the same order.
+        entries: int64 or int32 `[n]`, places in the flattened (row-major) tensor, each once.
+        values: `[n]`, in the same order; one value for all may be an expanded one.
         what: what happens to them, in words.
         filter_size: number of entries of one filter that lie side by side: of a row of axis 0, 1 for a vector.
         columns: None where axis 0 counts the filters; else the length of axis 1, which counts them in a transposed
@@ -119,7 +122,8 @@ class Change:
         positions: LongTensor, positions along `dim` that change.
         channels: number of channels concerned.
         what: what happens, in words.
-        entries: None where everything at the positions changes; else LongTensor, the places in the flattened tensor.
+        entries: None where everything at the positions changes; else int64 or int32, the places in the flattened
+            tensor.
     """
 
     tensor: str
@@ -164,9 +168,7 @@ def changes(edit: Edit) -> tuple[Change, ...]:
     if isinstance(edit, Rescale):
         return tuple(change for part in edit.scaling.parts if (change := _scaled(part, edit.factors)).channels)
     if isinstance(edit, Set):
-        places = edit.entries // edit.filter_size
-        dim, filters = (0, places) if edit.columns is None else (1, places % edit.columns)
-        filters = torch.unique(filters)
+        dim, filters = (0 if edit.columns is None else 1), _filters(edit)
         return (Change(edit.tensor, dim, None, filters, filters.numel(), edit.what, edit.entries),)
     if isinstance(edit, Blend):
         size = edit.other.shape[0] if edit.other.dim() else 1
@@ -179,6 +181,15 @@ def changes(edit: Edit) -> tuple[Change, ...]:
             positions = member.positions[channels].flatten()
             result.append(Change(member.tensor, member.dim, member.rows, positions, channels.numel(), what))
     return tuple(result)
+
+
+def _filters(edit: Set) -> torch.Tensor:
+    """Return the numbers of the filters whose entries are set, a piece at a time: entries can be many."""
+    found = []
+    for piece in edit.entries.split(PIECE):
+        rows = piece.long() // edit.filter_size
+        found.append(torch.unique(rows if edit.columns is None else rows % edit.columns))
+    return torch.unique(torch.cat(found)) if found else edit.entries.long()
 
 
 def _scaled(part: Part, factors: torch.Tensor) -> Change:

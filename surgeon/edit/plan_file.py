@@ -81,7 +81,7 @@ class _Encoder:
         # By identity: the plan holds on to its tensors, so that no number is given twice.
         known = self._names.setdefault(id(tensor), name)
         if known == name:
-            self.tensors[name] = tensor.detach().cpu()
+            self.tensors[name] = tensor.detach().cpu().contiguous()
         return known
 
     def _group(self, group: ChannelGroup) -> int:

@@ -26,6 +26,7 @@ MOST_PLACES = 2**28
 SAID = re.compile(r"[\w ,.'-]*")
 """What a plan may say about values: no brackets, which terminals' markup is made of."""
 
+WHOLE = (torch.int64, torch.int32)
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ROLES: Mapping[str, Role] = {role: role for role in get_args(Role)}
 CONSUMERS: Mapping[str, Literal["random", "zero", "keep"]] = {"random": "random", "zero": "zero", "keep": "keep"}
@@ -162,7 +163,7 @@ class _Decoder:
 
     def _set(self, node: Node) -> Set:
         parts = node.fields("kind", "tensor", "entries", "values", "what", "filter_size", "columns")
-        entries = self._places(parts["entries"], LARGEST)
+        entries = self._places(parts["entries"], LARGEST, WHOLE)
         values = self._numbers(parts["values"])
         if values.shape != entries.shape or not bool(values.isfinite().all()):
             raise parts["values"].refusal(f"a tensor of {len(entries)} finite numbers")
@@ -197,18 +198,21 @@ class _Decoder:
             raise node.refusal(f"a tensor of finite float64 numbers with the shape {shape}")
         return tensor
 
-    def _indices(self, node: Node, axes: int, stop: int, low: int = 0) -> Tensor:
+    def _indices(
+        self, node: Node, axes: int, stop: int, low: int = 0, kinds: tuple[torch.dtype, ...] = WHOLE[:1]
+    ) -> Tensor:
         """Return a tensor of whole numbers from `low` up to, and without, `stop`."""
         tensor = self._tensor(node)
-        if tensor.dtype != torch.int64 or tensor.dim() != axes:
+        if tensor.dtype not in kinds or tensor.dim() != axes:
             raise node.refusal(f"an int64 tensor of {axes} axes")
-        if not bool(((tensor >= low) & (tensor < stop)).all()):
+        # As Python's numbers: the limit may be beyond the tensor's own type.
+        if tensor.numel() and not low <= int(tensor.min()) <= int(tensor.max()) < stop:
             raise node.refusal(f"a tensor of positions from {low} to {stop - 1}")
         return tensor
 
-    def _places(self, node: Node, stop: int) -> Tensor:
+    def _places(self, node: Node, stop: int, kinds: tuple[torch.dtype, ...] = WHOLE[:1]) -> Tensor:
         """Return different positions below `stop`."""
-        tensor = self._indices(node, 1, stop)
+        tensor = self._indices(node, 1, stop, kinds=kinds)
         if tensor.unique().numel() != len(tensor):
             raise node.refusal("a tensor of positions, each of them once")
         return tensor

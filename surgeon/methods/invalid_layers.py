@@ -39,12 +39,17 @@ class InvalidLayer:
         """How many weights a kernel has, 1 for a 1×1 kernel."""
         return self.weight.shape[2:].numel()
 
+    @property
+    def places(self) -> torch.dtype:
+        """The smallest type that counts the weight's entries."""
+        return torch.int32 if self.weight.numel() <= torch.iinfo(torch.int32).max else torch.int64
+
     def edit(self, entries: Tensor, values: Tensor, what: str) -> Set:
-        """Return the edit that gives entries of the flattened weight new values, in the weight's precision."""
-        values = values.flatten().to(self.weight.dtype)
+        """Return the edit that gives entries of the flattened weight new values `[n]`, in the weight's precision."""
         size = self.weight.shape[self.filters + 1 :].numel()
         columns = self.weight.shape[1] if self.filters else None
-        return Set(self.key, entries.flatten(), values, what, filter_size=size, columns=columns)
+        places = entries.flatten().to(self.places)
+        return Set(self.key, places, values.to(self.weight.dtype), what, filter_size=size, columns=columns)
 
     def starts(self, filters: Tensor, kernels: Tensor) -> Tensor:
         """Return where kernels begin in the flattened weight.

@@ -116,7 +116,7 @@ def reactivate(layer: InvalidLayer, kernels: Tensor, norms: Tensor) -> Set:
     weights = layer.weight.movedim(layer.filters, 0)[filters, positions].flatten(1).double()
     within = torch.arange(layer.weights_of_a_kernel, device=kernels.device)
     entries = layer.starts(filters, positions)[:, None] + within
-    return layer.edit(entries, weights * ratios[:, None], "weak kernels scaled")
+    return layer.edit(entries, (weights * ratios[:, None]).flatten(), "weak kernels scaled")
 
 
 KERNEL_REACTIVATION = Method(

@@ -72,12 +72,12 @@ def evolve(layer: InvalidLayer, value: float) -> Set:
     filters = layer.numbers
     weights = layer.weight.movedim(layer.filters, 0)
     kernels = torch.arange(weights.shape[1], device=weights.device)
-    entries = filters.new_empty(len(filters), len(kernels))
+    entries = filters.new_empty(len(filters), len(kernels), dtype=layer.places)
     for piece, part in zip(filters.split(FILTERS), entries.split(FILTERS), strict=True):
         smallest = weights[piece].unsqueeze(-1).flatten(2).abs().argmin(2)
-        torch.add(layer.starts(piece[:, None], kernels), smallest, out=part)
-    values = torch.full_like(entries, value, dtype=layer.weight.dtype)
-    return layer.edit(entries, values, "smallest weights replaced")
+        part.copy_(layer.starts(piece[:, None], kernels) + smallest)
+    same = layer.weight.new_full((1,), value).expand(entries.numel())
+    return layer.edit(entries, same, "smallest weights replaced")
 
 
 WEIGHT_EVOLUTION = Method(
