@@ -208,7 +208,10 @@ def command(
             render.echo(json.dumps(plan_dict(planned), indent=2, default=str))
         else:
             render.plan_table(planned)
-            render.say(f"This was a dry run. Without --dry-run the result is {job.result} and its record {job.record}.")
+            outcome = (
+                f"the result is {job.result} and its record {job.record}" if planned.edits else "nothing is written"
+            )
+            render.say(f"This was a dry run. Without --dry-run {outcome}.")
         return
     record = run_job(job, track=render.progress, on_stage=render.stage_line, on_epoch=render.epoch_line, say=render.say)
     render.record_table(record, to_stderr=as_json)

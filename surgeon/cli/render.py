@@ -1,6 +1,6 @@
 """What the user sees: progress bars with images a second, and tables. Everything goes to stderr but results."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -14,6 +14,9 @@ from surgeon.methods import Method
 from surgeon.methods.options import describe
 from surgeon.operate.record import Record, Stage
 from surgeon.tuning import EpochRecord
+
+MOST_REMARKS = 5
+"""Lines that a result shows of each kind; the record and the dry run have all of them."""
 
 ERR = Console(stderr=True)
 OUT = Console()
@@ -61,12 +64,12 @@ def stage_line(stage: Stage) -> None:
 
 def record_table(record: Record, *, to_stderr: bool) -> None:
     """Print the figures of all stages."""
-    table = Table(title=f"{record.method} on {', '.join(record.targets)}", title_justify="left")
+    table = Table(title=f"{record.method} on {_targets(record.targets)}", title_justify="left")
     table.add_column("stage")
     for heading in ("top-1 %", "top-5 %", "loss", "drift", "agreement %", "seconds"):
         table.add_column(heading, justify="right")
     for stage in record.stages:
-        name = stage.name if stage.target is None or len(record.targets) == 1 else f"{stage.name} ({stage.target})"
+        name = stage.name if stage.target is None or len(record.targets) < 2 else f"{stage.name} ({stage.target})"
         agreement = None if stage.agreement is None else 100 * stage.agreement
         table.add_row(
             name,
@@ -77,12 +80,34 @@ def record_table(record: Record, *, to_stderr: bool) -> None:
             percent(agreement),
             f"{stage.seconds:.1f}",
         )
-    (ERR if to_stderr else OUT).print(table)
+    console = ERR if to_stderr else OUT
+    console.print(table)
+    figures_lines(console, record.figures)
+    for sentence in record.skipped[:MOST_REMARKS]:
+        console.print(f"left alone: {sentence}", highlight=False, markup=False, soft_wrap=True)
+    if len(record.skipped) > MOST_REMARKS:
+        rest = len(record.skipped) - MOST_REMARKS
+        console.print(
+            f"… and {rest} more remarks on what was left alone, in the record.", highlight=False, markup=False
+        )
+
+
+def figures_lines(console: Console, figures: Mapping[str, Any]) -> None:
+    """Print a method's own numbers, the first of them where there are many."""
+    for name, numbers in list(figures.items())[:MOST_REMARKS]:
+        shown = ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in numbers.items())
+        console.print(f"{name}: {shown}", highlight=False, markup=False, soft_wrap=True)
+    if len(figures) > MOST_REMARKS:
+        console.print(f"… and {len(figures) - MOST_REMARKS} more.", highlight=False, markup=False)
+
+
+def _targets(names: Sequence[str]) -> str:
+    return ", ".join(names) or "the whole network"
 
 
 def plan_table(plan: Plan) -> None:
     """Print every change of a plan, and what it leaves alone."""
-    table = Table(title=f"{plan.method} on {', '.join(plan.targets)}: nothing is changed yet", title_justify="left")
+    table = Table(title=f"{plan.method} on {_targets(plan.targets)}: nothing is changed yet", title_justify="left")
     table.add_column("tensor", overflow="fold")
     table.add_column("axis", justify="right")
     table.add_column("channels", justify="right")
@@ -108,7 +133,9 @@ def method_table(methods: Sequence[Method]) -> None:
     for heading in ("method", "needs", "what it does"):
         table.add_column(heading, overflow="fold")
     for method in methods:
-        needs = "images" if method.needs_data else "a partner" if method.needs_partner else "–"
+        sometimes = any(option.name == "criterion" for option in method.options)
+        images = "images" if method.needs_data else "images for some criteria" if sometimes else "–"
+        needs = "a partner" if method.needs_partner else images
         table.add_row(method.name, needs, method.summary)
     OUT.print(table)
     OUT.print("`surgeon methods NAME` shows its paper and its options.", highlight=False, markup=False)

@@ -35,7 +35,7 @@ class LayerUtilization:
         name: the module.
         filters: number of filters; None where the weight is computed from other tensors, and then there is nothing
             else either.
-        dead: filters with `|γ| < 0.01 · max|γ|` of the BatchNorm right behind; None without one.
+        dead: filters with `|γ| < 0.01 · max|γ|`, or zero, of the BatchNorm right behind; None without one.
         inhibited: filters with `|γ| < 0.01`; None without BatchNorm.
         weak_filters: filters under conditions C1 and C2 of kernel reactivation; None but for convolutions.
         weak_kernels: kernels in these under condition C3.
@@ -115,9 +115,9 @@ def utilization(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> Utilizat
 
 
 def dead_channels(scale: Tensor) -> Tensor:
-    """Tell which channels of a BatchNorm are dead, `|γ| < 0.01 · max|γ|`.
+    """Tell which channels of a BatchNorm are dead: `|γ| < 0.01 · max|γ|`, or a scale of exactly zero.
 
-    Where all scales are zero, none is below the others and none is dead.
+    The paper's rule calls none dead where all scales are zero, and such a layer is as dead as one can be.
 
     Args:
         scale: `[O]`.
@@ -128,7 +128,7 @@ def dead_channels(scale: Tensor) -> Tensor:
     Source: Qiao et al., Neural Rejuvenation, section 3.1.
     """
     magnitudes = scale.abs()
-    return magnitudes < DEAD_SHARE * magnitudes.max()
+    return (magnitudes < DEAD_SHARE * magnitudes.max()) | (magnitudes == 0)
 
 
 def inhibited_channels(scale: Tensor, below: float = INHIBITED) -> Tensor:

@@ -32,12 +32,14 @@ class KernelReactivationConfig:
     """The options of `kernel-reactivation`; ranges are checked when the config is made."""
 
     alpha: float = option(
-        0.2, "share of the network's filters, by mean magnitude, that may be invalid, 0 … 1", paper="0.2 or 0.1"
+        0.2,
+        "share of the network's filters, by mean magnitude, that may be invalid, in (0, 1)",
+        paper="0.2 or 0.1",
     )
-    beta: float = option(0.3, "share of each layer's filters, by L1 norm, that may be invalid, 0 … 1", paper=0.3)
+    beta: float = option(0.3, "share of each layer's filters, by L1 norm, that may be invalid, in (0, 1)", paper=0.3)
     gamma: float = option(
         0.1,
-        "share of an invalid filter's kernels that are scaled, 0 … 1; falls to 0 over the fine-tuning",
+        "share of an invalid filter's kernels that are scaled, in (0, 1); falls to 0 over the fine-tuning",
         paper="0.1 or 0.05",
     )
     every: int | None = option(None, "repeat the operation every so many epochs of fine-tuning", paper=10)

@@ -27,8 +27,8 @@ NAME = "weight-evolution"
 class WeightEvolutionConfig:
     """The options of `weight-evolution`; ranges are checked when the config is made."""
 
-    alpha: float = option(0.2, "share of the network's filters, by mean magnitude, that may be invalid, 0 … 1")
-    beta: float = option(0.3, "share of each layer's filters, by L1 norm, that may be invalid, 0 … 1")
+    alpha: float = option(0.2, "share of the network's filters, by mean magnitude, that may be invalid, in (0, 1)")
+    beta: float = option(0.3, "share of each layer's filters, by L1 norm, that may be invalid, in (0, 1)")
     every: int | None = option(None, "repeat the operation every so many epochs of fine-tuning")
 
     def __post_init__(self) -> None:

@@ -40,7 +40,7 @@ from surgeon.tuning import TuningConfig, make_accelerator
 def apply(
     model: nn.Module,
     method: str = "sofm",
-    layers: Sequence[str] = (),
+    layers: Sequence[str] | str = (),
     *,
     train: DataLoader[Any] | None = None,
     val: DataLoader[Any] | None = None,

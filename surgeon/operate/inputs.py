@@ -56,12 +56,13 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def rounds(method: Method, graph: CouplingGraph, layers: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def rounds(method: Method, graph: CouplingGraph, layers: Sequence[str] | str) -> tuple[tuple[str, ...], ...]:
     """Return the targets of every plan: one module at a time, in execution order, or everything at once.
 
     Raises:
         LayerError: a pattern matches nothing, or only frozen channels where the method moves channels.
     """
+    layers = (layers,) if isinstance(layers, str) else layers
     if method.scope == "network":
         return (find_scope(graph, layers),)
     # In execution order, so that what is frozen for a later target lies before it.
@@ -105,7 +106,8 @@ def _measured(subject: Subject, inputs: Inputs) -> Inputs:
         return inputs
     if subject.images is None:
         raise DataError(
-            f"The method {subject.method.name} measures {wanted} and needs images.", "Pass some with --data."
+            f"The method {subject.method.name} measures {wanted} and needs images.",
+            "Give some: --data, or data= and calibration= in Python.",
         )
     if wanted != CLASS_MEANS:
         # A linear layer is meant only where it is named: each of its filters would cost the oracle an evaluation.

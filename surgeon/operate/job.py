@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from surgeon.checkpoint import Checkpoint, open_checkpoint, refuse_existing
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.data import ImageData, check_classes, make_loader
-from surgeon.errors import DataError, OptionError, OutputError
+from surgeon.errors import CheckpointError, DataError, OptionError, OutputError, PlanError
 from surgeon.methods import make_config
 from surgeon.operate.images import trace_for_images
 from surgeon.operate.inputs import Say, find_method, num_outputs, rounds
@@ -273,7 +273,13 @@ def _partner(job: Job, model: nn.Module) -> tuple[nn.Module | None, dict[str, st
     """Return the second network, which has the first one's architecture, its file, and notes about that."""
     if job.partner is None:
         return None, {}, ()
-    partner, checkpoint = open_checkpoint(job.partner, str(model.surgeon_architecture))
+    try:
+        partner, checkpoint = open_checkpoint(job.partner, str(model.surgeon_architecture))
+    except CheckpointError as error:
+        raise PlanError(
+            f"The partner does not fit the network. {error.problem}",
+            "Give a checkpoint of the same architecture, with the same classes.",
+        ) from error
     return partner, {"path": str(job.partner), "sha256": checkpoint.sha256}, checkpoint.notes
 
 

@@ -18,7 +18,7 @@ from surgeon.progress import Track, no_progress
 def plan(
     model: nn.Module,
     method: str,
-    layers: Sequence[str] = (),
+    layers: Sequence[str] | str = (),
     data: Batches | None = None,
     *,
     seed: int = 0,

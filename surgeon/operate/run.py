@@ -19,6 +19,9 @@ from surgeon.operate.stored_plan import save_plan
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
 
+MOST_REASONS = 3
+"""Reasons that an error gives; a dry run lists all of them."""
+
 
 def plan_job(job: Job, track: Track, say: Say) -> Plan:
     """Return what the job would do, without doing it; written to `job.plan_output`, if there is one.
@@ -98,7 +101,11 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         **job.options,
     )
     if not record.edits:
-        raise PlanError("The run edited nothing, so there is nothing to write.", "Choose other layers or options.")
+        why = " ".join(record.skipped[:MOST_REASONS]) or "Nothing that was named needs it."
+        raise PlanError(
+            f"The run edited nothing, so there is nothing to write. {why}", "Choose other layers or options."
+        )
+    own_notes = record.notes
     remarks = [f"The best epoch was {epoch + 1}; its weights are in {job.best}." for epoch, _ in best]
     remarks += _loss_of_accuracy(record)
     record = dataclasses.replace(
@@ -109,7 +116,7 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         notes=(*record.notes, *opened.notes, *remarks),
     )
     _write(job, model, record, [state for _, state in best])
-    for remark in remarks:
+    for remark in (*own_notes, *remarks):
         say(remark)
     return record
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from surgeon.coupling.graph import ChannelGroup
 from surgeon.edit.execute import execute
-from surgeon.edit.plan import Plan
+from surgeon.edit.plan import Plan, Reorder, Rescale
 from surgeon.errors import OptionError
 from surgeon.measure.bn import recalibrate as recalibrate_statistics
 from surgeon.operate.course import Course
@@ -74,7 +74,7 @@ def operate(work: Work, course: Course, one: Round) -> bool:
         return False
     finish(work, course, "operated", one, start)
     start = time.perf_counter()
-    if _recalibrate(work):
+    if _recalibrate(work, made):
         finish(work, course, "recalibrated", one, start)
     return True
 
@@ -94,10 +94,12 @@ def _carry_out(work: Work, one: Round, seed: int, progress: float) -> Plan:
     return made
 
 
-def _recalibrate(work: Work) -> bool:
-    """Measure the BatchNorm statistics anew where that is wanted and possible; return whether any changed."""
+def _recalibrate(work: Work, made: Plan) -> bool:
+    """Measure the BatchNorm statistics anew where that is wanted, possible and needed; return whether any changed."""
     subject = work.subject
-    if not work.recalibrate or subject.images is None:
+    # What keeps the function keeps the statistics.
+    moved = any(not isinstance(edit, (Reorder, Rescale)) for edit in made.edits)
+    if not work.recalibrate or subject.images is None or not moved:
         return False
     return recalibrate_statistics(subject.model, subject.images, device=subject.device, track=subject.track) > 0
 
@@ -120,8 +122,7 @@ def fine_tune(work: Work, course: Course, one: Round) -> None:
         made = _carry_out(work, one, one.seed + epoch, epoch / work.tuning.epochs)
         forget(optimizer, model, made)
         course.note(made, epoch)
-        if made.edits:
-            _recalibrate(work)
+        _recalibrate(work, made)
         return {"edits": len(made.edits), "figures": dict(made.figures), "skipped": list(made.skipped)}
 
     tuned = tune(

@@ -131,3 +131,26 @@ def test_a_network_without_batch_norm_is_told_what_works(
     assert "kernel-reactivation" in capsys.readouterr().err
     assert call(monkeypatch, "apply", vit, "--method", "reinit", "--criterion", "gamma") == 1
     assert "l2" in capsys.readouterr().err
+
+
+def test_what_was_left_alone_is_said_and_an_empty_run_gives_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = ("--method", "channel-regeneration", "--preserve", "--threshold", "2")
+    network = saved(tmp_path / "test_efficientnet.safetensors", "test_efficientnet", 0)
+    assert call(monkeypatch, "apply", network, *given) in (0, 1)
+    told = capsys.readouterr()
+    assert "not positively homogeneous" in told.out + told.err
+    vit = saved(tmp_path / "test_vit.safetensors", "test_vit", 0)
+    assert call(monkeypatch, "apply", vit, "--method", "kernel-reactivation") == 1
+    assert "edited nothing" in (error := capsys.readouterr().err)
+    assert "kernel" in error.split("edited nothing")[1]
+
+
+def test_without_images_it_says_that_nothing_was_learnt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], resnet: Path
+) -> None:
+    assert call(monkeypatch, "apply", resnet, "--method", "weight-evolution", "--epochs", "3") == 0
+    told = capsys.readouterr()
+    assert "No fine-tuning was done" in told.err
+    assert "weight-evolution on the whole network" in told.out

@@ -50,7 +50,7 @@ def loader(count: int = 24) -> DataLoader[Any]:
     return DataLoader(TensorDataset(images, labels), 8)
 
 
-def run(model: nn.Module, method: str, layers: tuple[str, ...] = (), **options: Any) -> Any:
+def run(model: nn.Module, method: str, layers: tuple[str, ...] | str = (), **options: Any) -> Any:
     loaders = {"train": loader(), "val": loader(), "calibration": loader()}
     return surgeon.apply(model, method, layers, example_input=EXAMPLE, **{**loaders, "epochs": 2, **options})
 
@@ -68,6 +68,7 @@ def test_layers_narrow_it_and_are_found_inside_modules() -> None:
     record = run(make_network(), "channel-regeneration", ("two",), epochs=0, threshold="max")
     assert record.targets == ("two",)
     assert {edit["tensor"] for edit in record.edits} == {"two.1.weight"}
+    assert run(make_network(), "channel-regeneration", "two", epochs=0, threshold="max").targets == ("two",)
     with pytest.raises(LayerError, match="'three' matches no module"):
         run(make_network(), "channel-regeneration", ("three",))
 
@@ -84,8 +85,10 @@ def test_repetitions_stand_in_the_record_and_reactivate_less_and_less() -> None:
 
 
 def test_preserve_leaves_the_answers_alone_until_training() -> None:
-    record = run(make_network(), "channel-regeneration", epochs=0, preserve=True, recalibrate=False)
+    record = run(make_network(), "channel-regeneration", epochs=0, preserve=True)
     assert record.edits
+    # What keeps the function keeps the statistics: measuring them anew would undo it.
+    assert [stage.name for stage in record.stages] == ["original", "operated"]
     assert record.stages[1].drift < 1e-5
     assert record.stages[1].agreement == 1.0
 
