@@ -201,14 +201,17 @@ class _Scores:
     """Half the squared distance of samples and nodes, less the half square of the sample, which no argmin needs."""
 
     def __init__(self, weights: Tensor, rows: int) -> None:
-        self._columns = weights.T.contiguous()
-        self._half_squares = weights.square().sum(1) / 2
+        # The half squares are one more row of the product, for samples that end in a one: added to it afterwards, they
+        # would first be copied to every row of the table, which costs as much as the product.
+        self._columns = torch.cat([-weights.T, weights.square().sum(1)[None] / 2])
+        self._samples = weights.new_ones(rows, len(self._columns))
         # One table for all chunks: a fresh one each time costs more than the product that fills it.
         self._table = weights.new_empty(rows, len(weights))
 
     def __call__(self, chunk: Tensor) -> Tensor:
-        table = self._table[: len(chunk)]
-        return torch.addmm(self._half_squares, chunk, self._columns, alpha=-1, out=table)
+        samples, table = self._samples[: len(chunk)], self._table[: len(chunk)]
+        samples[:, :-1] = chunk
+        return torch.mm(samples, self._columns, out=table)
 
 
 def _lowest(scores: Tensor) -> Tensor:
