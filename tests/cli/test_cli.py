@@ -11,25 +11,15 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from command_line import call
 from safetensors import safe_open
 
 import surgeon
-from surgeon.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCH = f"{ROOT}/models/cifar_resnet.py:resnet20"
 DIGITS = ROOT / "models/resnet20-digits.safetensors"
 QUICK = ["--data", "digits", "--limit", "60", "--epochs", "1", "--workers", "0"]
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Run the command line in this process and return its exit code."""
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(sys, "argv", ["surgeon", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    signal.signal(signal.SIGTERM, handler)
-    return int(stopped.value.code or 0)
 
 
 @pytest.fixture

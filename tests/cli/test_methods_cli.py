@@ -1,25 +1,14 @@
 """The in-place methods from the command line: flags, partners, refusals."""
 
 import json
-import signal
-import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from command_line import call
 
 import surgeon
-from surgeon.cli.main import main
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(sys, "argv", ["surgeon", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    signal.signal(signal.SIGTERM, handler)
-    return int(stopped.value.code or 0)
 
 
 def saved(path: Path, name: str, seed: int) -> Path:

@@ -2,17 +2,15 @@
 
 import hashlib
 import json
-import signal
-import sys
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import timm
 import torch
+from command_line import call
 
 import surgeon
-from surgeon.cli.main import main
 from surgeon.edit.plan import Plan, Set
 from surgeon.edit.plan_file import encode
 from surgeon.operate.stored_plan import HEADER_KEY
@@ -20,15 +18,6 @@ from surgeon.operate.stored_plan import HEADER_KEY
 ROOT = Path(__file__).resolve().parents[2]
 ARCH = ("--arch", f"{ROOT}/models/cifar_resnet.py:resnet20")
 DATA = ("--data", "digits", "--limit", "60", "--workers", "0")
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(sys, "argv", ["surgeon", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    signal.signal(signal.SIGTERM, handler)
-    return int(stopped.value.code or 0)
 
 
 def saved(path: Path, name: str) -> Path:

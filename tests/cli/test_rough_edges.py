@@ -1,34 +1,22 @@
 """What a newcomer gets wrong or brings along: refused before any work in one sentence, or said in a note."""
 
 import json
-import signal
-import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from command_line import call
 from PIL import Image
 from safetensors import safe_open
 
 import surgeon
-from surgeon.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCH = f"{ROOT}/models/cifar_resnet.py:resnet20"
 DIGITS = ROOT / "models/resnet20-digits.safetensors"
 SMALL = ["--input-size", "3,32,32", "--limit", "30", "--workers", "0"]
 SOFM = ["--method", "sofm", "--layers", "layer4", "--epochs", "1"]
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Run the command line in this process and return its exit code."""
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(sys, "argv", ["surgeon", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    signal.signal(signal.SIGTERM, handler)
-    return int(stopped.value.code or 0)
 
 
 def network(classes: int = 10, channels: int = 3, seed: int = 0) -> torch.nn.Module:
