@@ -26,7 +26,7 @@ from surgeon.edit.verify import Proof, prove, randomize
 from surgeon.errors import SurgeonError
 
 FAILURES = (
-    SurgeonError, ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError,
+    SurgeonError, ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
     TypeError, ValueError,
 )  # fmt: skip
 LARGEST_PROOF = 100_000_000

@@ -12,7 +12,7 @@ WIDEST = 24
 OPERATIONS: dict[str, tuple[type["Operation"], int]] = {}
 
 
-class Unsuitable(Exception):  # noqa: N818
+class UnsuitableError(Exception):
     """The operation does not fit the tensors it was offered."""
 
 
@@ -24,7 +24,7 @@ class Operation(nn.Module):
         self.draw_options(draw, *channels)
 
     def draw_options(self, draw: random.Random, *channels: int) -> None:
-        """Make what the operation needs; raises Unsuitable."""
+        """Make what the operation needs; raises UnsuitableError."""
 
 
 def operation(inputs: int = 1) -> Callable[[type[Operation]], type[Operation]]:
@@ -41,13 +41,13 @@ def divisor(draw: random.Random, *numbers: int) -> int:
     """Return a common divisor greater than 1 and smaller than the first number."""
     found = [d for d in (2, 3, 4, 6) if d < numbers[0] and all(n % d == 0 for n in numbers)]
     if not found:
-        raise Unsuitable
+        raise UnsuitableError
     return draw.choice(found)
 
 
 def need(condition: bool) -> None:
     if not condition:
-        raise Unsuitable
+        raise UnsuitableError
 
 
 def width(draw: random.Random) -> int:
@@ -668,7 +668,7 @@ class RandomNetwork(nn.Module):
         try:
             step = kind(draw, *(pool[i].shape[1] for i in sources))
             made = step(*(pool[i] for i in sources))
-        except Unsuitable:
+        except UnsuitableError:
             return
         self.steps.append(step.eval())
         self.sources.append(sources)

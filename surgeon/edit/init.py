@@ -51,7 +51,9 @@ def _reset(owner: nn.Module, name: str, seed: int) -> torch.Tensor | None:
     except RuntimeError:
         # A weight that a hook computes is no leaf, and such tensors cannot be copied.
         return None
+    reset = getattr(layer, "reset_parameters", None)
+    assert callable(reset)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        layer.reset_parameters()  # type: ignore[operator]
+        reset()
     return layer.state_dict().get(name)

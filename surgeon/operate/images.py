@@ -9,7 +9,7 @@ from surgeon.errors import DataError, TraceError
 
 # What the layers of a network raise on an input that they cannot take.
 _FAILURES = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
     ValueError,
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
+from two_stages import CLASSES, EXAMPLE, Two
 
 import surgeon
 from surgeon.edit.plan import Plan, Reinitialize
@@ -16,22 +17,6 @@ from surgeon.errors import DataError, OptionError
 from surgeon.operate.moments import forget
 from surgeon.operate.record import ranges
 from surgeon.tuning import TuningConfig
-
-CLASSES = 3
-
-
-class Two(nn.Module):
-    """Two stages with BatchNorm and a classifier."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
-        self.two = nn.Sequential(nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
-        self.head = nn.Linear(8, CLASSES)
-        self.num_classes = CLASSES
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.two(self.one(images)).mean((2, 3)))
 
 
 def make_network() -> Two:
@@ -50,9 +35,6 @@ def loader(count: int = 24, *, shuffle: bool = False) -> DataLoader[Any]:
         shuffle=shuffle,
         generator=torch.Generator().manual_seed(2) if shuffle else None,
     )
-
-
-EXAMPLE = torch.zeros(2, 1, 8, 8)
 
 
 def run(model: nn.Module, layers: list[str], **options: Any) -> Any:
