@@ -14,6 +14,7 @@ from surgeon.methods import Method
 from surgeon.methods.options import describe
 from surgeon.operate.record import Record, Stage
 from surgeon.tuning import EpochRecord
+from surgeon.tuning.batches import images_in
 
 MOST_REMARKS = 5
 """Lines that a result shows of each kind; the record and the dry run have all of them."""
@@ -38,7 +39,7 @@ def progress(batches: Iterable[Any], description: str, total_images: int | None 
         task = bar.add_task(description, total=total_images)
         for batch in batches:
             yield batch
-            bar.advance(task, len(batch[0]))
+            bar.advance(task, images_in(batch))
 
 
 def say(text: str) -> None:
@@ -161,7 +162,9 @@ def echo(text: str) -> None:
 
 def epoch_line(record: EpochRecord) -> None:
     """Print one finished epoch of fine-tuning."""
+    figures = [f"{name} {value:.4g}" for name, value in record.metrics.items()]
+    scores = "  ".join(figures) if record.top1 is None else f"top-1 {record.top1:.2f} %"
     say(
-        f"    epoch {record.epoch + 1:>3}  loss {record.train_loss:.4f}  top-1 {record.top1:.2f} %  "
+        f"    epoch {record.epoch + 1:>3}  loss {record.train_loss:.4f}  {scores}  "
         f"{record.images_per_second:,.0f} images/s"
     )

@@ -13,7 +13,10 @@ from surgeon.errors import DataError
 from surgeon.operate.inputs import Batches
 from surgeon.operate.record import Stage, StageName
 from surgeon.progress import Track
-from surgeon.tuning import Scores, compare_logits, evaluate, logits
+from surgeon.tuning import compare_logits, evaluate, logits
+
+Figures = tuple[float | None, float | None, float | None]
+"""Top-1, top-5 and loss; None where the task has no such thing."""
 
 DRIFT_IMAGES = 256
 """Calibration images on which the logits are compared with the original's."""
@@ -36,22 +39,23 @@ class Gauge:
             self._images = _first_images(self.calibration)
             self._reference = logits(self.model, self._images, accelerator=self.accelerator)
 
-    def stage(self, name: StageName, target: str | None, start: float, scores: Scores | None = None) -> Stage:
+    def stage(self, name: StageName, target: str | None, start: float, figures: Figures | None = None) -> Stage:
         """Return the figures of the network as it stands.
 
         Args:
             name: what has just happened.
             target: to what.
             start: `time.perf_counter()` when it began.
-            scores: accuracy on the validation images, where it was measured already.
+            figures: those of the validation images, where they were measured already.
         """
         drift = agreement = None
         if self._images is not None and self._reference is not None:
             answers = logits(self.model, self._images, accelerator=self.accelerator)
             drift, agreement = compare_logits(self._reference, answers)
-        if scores is None and self.val is not None:
+        if figures is None and self.val is not None:
             scores = evaluate(self.model, self.val, accelerator=self.accelerator, track=self.track)
-        top1, top5, loss = (None, None, None) if scores is None else (scores.top1, scores.top5, scores.loss)
+            figures = scores.top1, scores.top5, scores.loss
+        top1, top5, loss = figures or (None, None, None)
         return Stage(name, top1, top5, loss, drift, agreement, time.perf_counter() - start, target)
 
 

@@ -23,8 +23,8 @@ from surgeon.operate.inputs import Subject, measured_inputs
 from surgeon.operate.moments import forget
 from surgeon.operate.partner import Partner
 from surgeon.operate.record import Record, Stage, StageName
-from surgeon.operate.stages import Gauge
-from surgeon.tuning import EpochRecord, Scores, Tuned, TuningConfig, tune
+from surgeon.operate.stages import Figures, Gauge
+from surgeon.tuning import EpochRecord, Tuned, TuningConfig, tune
 
 OnStage = Callable[[Stage], None]
 OnEpoch = Callable[[EpochRecord], None]
@@ -140,13 +140,13 @@ def fine_tune(work: Work, course: Course, one: Round) -> None:
     course.epochs += [{**dataclasses.asdict(record), "target": one.label} for record in tuned.epochs]
     if tuned.best_epoch != len(tuned.epochs) - 1:
         work.on_best(tuned.best_epoch, tuned.best_state)
-    finish(work, course, "finetuned", one, start, _last_scores(work, tuned))
+    finish(work, course, "finetuned", one, start, _last_figures(work, tuned))
 
 
-def _last_scores(work: Work, tuned: Tuned) -> Scores | None:
-    """Return the scores of the last epoch, which are those of the network as it stands now."""
+def _last_figures(work: Work, tuned: Tuned) -> Figures | None:
+    """Return the figures of the last epoch, which are those of the network as it stands now."""
     last = tuned.epochs[-1]
-    return None if work.val is None else Scores(last.top1, last.top5, last.loss, 0, 0.0)
+    return None if work.val is None else (last.top1, last.top5, last.loss)
 
 
 def find_teacher(model: nn.Module, teacher: nn.Module | str | None) -> nn.Module | None:
@@ -158,9 +158,9 @@ def find_teacher(model: nn.Module, teacher: nn.Module | str | None) -> nn.Module
 
 
 def finish(
-    work: Work, course: Course, name: StageName, one: Round | None, start: float, scores: Scores | None = None
+    work: Work, course: Course, name: StageName, one: Round | None, start: float, figures: Figures | None = None
 ) -> None:
-    stage = work.gauge.stage(name, None if one is None else one.label, start, scores)
+    stage = work.gauge.stage(name, None if one is None else one.label, start, figures)
     course.stages.append(stage)
     work.on_stage(stage)
 

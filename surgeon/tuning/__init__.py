@@ -4,17 +4,21 @@ from surgeon.tuning.accelerator import make_accelerator
 from surgeon.tuning.config import MIXED_PRECISIONS, MixedPrecision, TuningConfig
 from surgeon.tuning.distill import Objective, soft_target_loss
 from surgeon.tuning.evaluate import Scores, compare_logits, evaluate, logits
-from surgeon.tuning.loop import BetweenEpochs, EpochRecord, OnEpoch, Tuned, train_by_epochs, tune
+from surgeon.tuning.loop import BatchLoss, BetweenEpochs, OnEpoch, train_by_epochs, tune
 from surgeon.tuning.optimizer import clear_moments, create_optimizer
+from surgeon.tuning.records import EpochRecord, Metrics, Score, Tuned
 from surgeon.tuning.schedule import create_schedule
 
 __all__ = [
     "MIXED_PRECISIONS",
+    "BatchLoss",
     "BetweenEpochs",
     "EpochRecord",
+    "Metrics",
     "MixedPrecision",
     "Objective",
     "OnEpoch",
+    "Score",
     "Scores",
     "Tuned",
     "TuningConfig",

@@ -1,5 +1,6 @@
 """The training loss: labels, auxiliary classifiers, and a teacher's soft targets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,17 +51,17 @@ class Objective:
     teacher_weight: float = 0.5
     temperature: float = 4.0
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Pass the images through the network and return the loss, a scalar.
 
         Args:
             model: the network in training mode.
-            images: float [B, C, H, W].
-            labels: int64 [B].
+            batch: images float [B, C, H, W] and labels int64 [B].
 
         Raises:
             OptionError: the teacher knows another number of classes than the network.
         """
+        images, labels = batch
         logits, auxiliary = split_outputs(model(images))
         loss = self._cross_entropy(logits, labels)
         for other in auxiliary:

@@ -36,6 +36,11 @@ class Scores:
     images: int
     seconds: float
 
+    @property
+    def rank(self) -> float:
+        """What is compared between epochs: larger is better."""
+        return self.top1
+
 
 def evaluate(
     model: nn.Module, loader: DataLoader[Any], *, accelerator: Accelerator, track: Track = no_progress

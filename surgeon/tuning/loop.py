@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
-from math import ceil, isfinite
+from math import ceil, inf, isfinite
 from typing import Any
 
 import torch
@@ -15,60 +15,22 @@ from torch.utils.data import DataLoader
 
 from surgeon.errors import DataError, OptionError
 from surgeon.progress import Track, no_progress
+from surgeon.tuning.batches import images_in
 from surgeon.tuning.config import TuningConfig
 from surgeon.tuning.distill import Objective
-from surgeon.tuning.evaluate import count_images, evaluate
+from surgeon.tuning.evaluate import Scores, count_images, evaluate
 from surgeon.tuning.modes import derived_seed, frozen_parameters, kept_modes, seeded, train_unfrozen
 from surgeon.tuning.optimizer import create_optimizer
+from surgeon.tuning.records import EpochRecord, Metrics, Score, Tuned, epoch_record
 from surgeon.tuning.schedule import create_schedule
 
 BetweenEpochs = Callable[[int, Optimizer], dict[str, Any] | None]
-OnEpoch = Callable[["EpochRecord"], None]
+OnEpoch = Callable[[EpochRecord], None]
+BatchLoss = Callable[[nn.Module, Any], Tensor]
+"""`objective(model, batch)` passes a batch through the network and returns the mean loss of its images, a scalar."""
 
 # Reading the loss makes the host wait for the device, so a diverged run is found out only every so many batches.
 BATCHES_BETWEEN_CHECKS = 100
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What happened in one epoch.
-
-    Args:
-        epoch: number of the epoch, from 0.
-        lr: learning rate of the epoch's first update.
-        train_loss: mean training loss, teacher and smoothing included.
-        top1: top-1 on the validation images after the epoch, in percent.
-        top5: top-5 on the validation images after the epoch, in percent.
-        loss: mean cross-entropy on the validation images.
-        seconds: wall-clock time of training and evaluation.
-        images_per_second: training images a second, evaluation left out.
-        operation: what `between_epochs` returned before this epoch.
-    """
-
-    epoch: int
-    lr: float
-    train_loss: float
-    top1: float
-    top5: float
-    loss: float
-    seconds: float
-    images_per_second: float
-    operation: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """The course of a fine-tuning; the last weights are in the model itself.
-
-    Args:
-        epochs: one record an epoch.
-        best_epoch: the first epoch with the highest top-1.
-        best_state: the state dict after that epoch, copied to the CPU.
-    """
-
-    epochs: tuple[EpochRecord, ...]
-    best_epoch: int
-    best_state: dict[str, Tensor]
 
 
 @dataclass
@@ -83,12 +45,13 @@ class _Run:
     model: nn.Module
     optimizer: Any
     schedule: Scheduler | None
-    objective: Objective
+    objective: BatchLoss
     train_loader: DataLoader[Any]
     images: int | None
     updates: int = 0
     epochs: list[EpochRecord] = field(default_factory=list)
     best_epoch: int = 0
+    best_rank: float = -inf
     best_state: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -104,11 +67,13 @@ class _Pass:
 def tune(
     model: nn.Module,
     train_loader: DataLoader[Any],
-    val_loader: DataLoader[Any],
+    val_loader: DataLoader[Any] | None,
     config: TuningConfig,
     *,
     accelerator: Accelerator,
     teacher: nn.Module | None = None,
+    objective: BatchLoss | None = None,
+    score: Score | None = None,
     frozen: Collection[str] = (),
     between_epochs: BetweenEpochs | None = None,
     on_epoch: OnEpoch | None = None,
@@ -121,13 +86,23 @@ def tune(
     model stays on the accelerator's device; its modes and its `requires_grad` are put back. Afterwards the accelerator
     holds none of its objects any more.
 
+    Networks that classify need no more than that. Any other task brings its `objective`, its `score`, or both; its
+    batches may then be of any structure of tensors, which accelerate moves to the device.
+
     Args:
         model: the network; it may return the logits of auxiliary classifiers beside its own while training.
-        train_loader: batches of images float [B, C, H, W] and labels int64 [B]; it has a length.
-        val_loader: batches of the same kind, for the scores.
+        train_loader: batches of images float [B, C, H, W] and labels int64 [B], or what `objective` takes; it has a
+            length.
+        val_loader: batches of the same kind, for the scores; None where `score` measures on images of its own.
         config: the options; its precision is the business of `make_accelerator`.
         accelerator: device, precision, processes and gradient accumulation.
-        teacher: a network whose soft targets are learned beside the labels (Hinton et al. 2015), on any device.
+        teacher: a network whose soft targets are learned beside the labels (Hinton et al. 2015), on any device; it goes
+            with the loss of classification only.
+        objective: called as `objective(model, batch)` within autocast, the model in training mode and as the
+            accelerator prepared it; it returns the mean loss over the images of the batch, a scalar with a gradient. By
+            default `Objective` with the options of `config`.
+        score: called as `score(model)` after every epoch; it returns `Scores` or `Metrics`, which say what is best. By
+            default `evaluate` on `val_loader`.
         frozen: names of parameters that keep their values. A BatchNorm keeps its running statistics when all of its
             parameters are named (one without parameters: when its running mean is).
         between_epochs: called as `between_epochs(epoch, optimizer)` before every epoch but the first; it may edit
@@ -139,8 +114,8 @@ def tune(
         The records and the best weights.
 
     Raises:
-        OptionError: no epoch, no parameter to train, an unknown name, a teacher of other classes, or the loss became
-            NaN or infinite.
+        OptionError: no epoch, no parameter to train, an unknown name, a teacher of other classes or beside another
+            `objective`, neither `val_loader` nor `score`, a loss that is no scalar, or one that became NaN or infinite.
         DataError: there is no training or validation image.
     """
     if config.epochs < 1:
@@ -148,12 +123,13 @@ def tune(
     networks = (model,) if teacher is None else (model, teacher)
     try:
         with kept_modes(*networks), frozen_parameters(model, frozen):
-            run = _prepare(model, train_loader, config, accelerator, teacher, frozenset(frozen), track)
-            val_loader = accelerator.prepare(val_loader)
+            objective = _objective(config, objective, teacher, accelerator)
+            run = _prepare(model, train_loader, config, accelerator, objective, frozenset(frozen), track)
+            score = score or _scoring(val_loader, accelerator, track)
             for epoch in range(config.epochs):
                 operation = between_epochs(epoch, run.optimizer.optimizer) if between_epochs and epoch else None
-                record = _epoch(run, val_loader, epoch, operation)
-                _keep(run, record)
+                record, scores = _epoch(run, score, epoch, operation)
+                _keep(run, record, scores.rank)
                 if on_epoch is not None:
                     on_epoch(record)
     finally:
@@ -167,6 +143,7 @@ def train_by_epochs(
     config: TuningConfig,
     *,
     accelerator: Accelerator,
+    objective: BatchLoss | None = None,
     between_epochs: BetweenEpochs | None = None,
     track: Track = no_progress,
 ) -> Generator[int]:
@@ -177,6 +154,7 @@ def train_by_epochs(
         train_loader: see `tune`.
         config: see `tune`.
         accelerator: see `tune`.
+        objective: see `tune`.
         between_epochs: see `tune`.
         track: see `tune`.
 
@@ -185,7 +163,8 @@ def train_by_epochs(
     """
     try:
         with kept_modes(model):
-            run = _prepare(model, train_loader, config, accelerator, None, frozenset(), track)
+            objective = _objective(config, objective, None, accelerator)
+            run = _prepare(model, train_loader, config, accelerator, objective, frozenset(), track)
             for epoch in range(config.epochs):
                 if between_epochs is not None and epoch:
                     between_epochs(epoch, run.optimizer.optimizer)
@@ -195,12 +174,33 @@ def train_by_epochs(
         accelerator.free_memory()
 
 
+def _objective(
+    config: TuningConfig, own: BatchLoss | None, teacher: nn.Module | None, accelerator: Accelerator
+) -> BatchLoss:
+    if own is None:
+        if teacher is not None:
+            teacher.to(accelerator.device).eval()
+        return Objective(config.smoothing, teacher, config.teacher_weight, config.teacher_temperature)
+    if teacher is not None:
+        raise OptionError(
+            "A teacher is given beside an objective, which would not ask it.", "Let the objective ask the teacher."
+        )
+    return own
+
+
+def _scoring(loader: DataLoader[Any] | None, accelerator: Accelerator, track: Track) -> Score:
+    if loader is None:
+        raise OptionError("There is nothing to score the epochs by.", "Give validation images, or a score of your own.")
+    prepared = accelerator.prepare(loader)
+    return lambda model: evaluate(model, prepared, accelerator=accelerator, track=track)
+
+
 def _prepare(
     model: nn.Module,
     train_loader: DataLoader[Any],
     config: TuningConfig,
     accelerator: Accelerator,
-    teacher: nn.Module | None,
+    objective: BatchLoss,
     frozen: Collection[str],
     track: Track,
 ) -> _Run:
@@ -211,8 +211,6 @@ def _prepare(
     optimizer = accelerator.prepare(create_optimizer(model, config))
     loader = accelerator.prepare(train_loader)
     updates_per_epoch = ceil(len(loader) / accelerator.gradient_accumulation_steps)
-    if teacher is not None:
-        teacher.to(accelerator.device).eval()
     return _Run(
         config=config,
         accelerator=accelerator,
@@ -222,7 +220,7 @@ def _prepare(
         model=prepared,
         optimizer=optimizer,
         schedule=create_schedule(optimizer.optimizer, config, updates_per_epoch),
-        objective=Objective(config.smoothing, teacher, config.teacher_weight, config.teacher_temperature),
+        objective=objective,
         train_loader=loader,
         images=images,
     )
@@ -243,22 +241,23 @@ def _prepare_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     return prepared
 
 
-def _epoch(run: _Run, val_loader: DataLoader[Any], epoch: int, operation: dict[str, Any] | None) -> EpochRecord:
+def _epoch(
+    run: _Run, score: Score, epoch: int, operation: dict[str, Any] | None
+) -> tuple[EpochRecord, Scores | Metrics]:
     start = time.perf_counter()
     lr = float(run.optimizer.param_groups[0]["lr"])
     trained = _trained(run, epoch)
-    scores = evaluate(run.model, val_loader, accelerator=run.accelerator, track=run.track)
-    return EpochRecord(
+    scores = score(run.model)
+    record = epoch_record(
+        scores,
         epoch=epoch,
         lr=lr,
         train_loss=trained.loss,
-        top1=scores.top1,
-        top5=scores.top5,
-        loss=scores.loss,
         seconds=time.perf_counter() - start,
         images_per_second=trained.images / trained.seconds,
         operation=operation,
     )
+    return record, scores
 
 
 def _trained(run: _Run, epoch: int) -> _Pass:
@@ -274,10 +273,11 @@ def _train(run: _Run, epoch: int) -> _Pass:
     total = torch.zeros((), device=run.accelerator.device)
     images_seen = 0
     batches = run.track(run.train_loader, f"epoch {epoch + 1}/{run.config.epochs}", run.images)
-    for number, (images, labels) in enumerate(batches, start=1):
-        loss = _step(run, images, labels)
-        total += loss * len(labels)
-        images_seen += len(labels)
+    for number, batch in enumerate(batches, start=1):
+        loss = _step(run, batch)
+        images = images_in(batch)
+        total += loss * images
+        images_seen += images
         if number % BATCHES_BETWEEN_CHECKS == 0:
             _check_loss(loss.item(), epoch, run.config)
     summed = run.accelerator.reduce(torch.stack([total, total.new_tensor(images_seen)]), reduction="sum")
@@ -286,11 +286,12 @@ def _train(run: _Run, epoch: int) -> _Pass:
     return _Pass(loss_sum / images_sum, round(images_sum), time.perf_counter() - start)
 
 
-def _step(run: _Run, images: Tensor, labels: Tensor) -> Tensor:
+def _step(run: _Run, batch: Any) -> Tensor:
     accelerator, optimizer, clip_grad = run.accelerator, run.optimizer, run.config.clip_grad
     with accelerator.accumulate(run.model):
         with accelerator.autocast():
-            loss = run.objective(run.model, images, labels)
+            loss = run.objective(run.model, batch)
+        _check_scalar(loss)
         accelerator.backward(loss, create_graph=getattr(optimizer.optimizer, "is_second_order", False))
         if clip_grad is not None and accelerator.sync_gradients:
             accelerator.clip_grad_norm_(run.model.parameters(), clip_grad)
@@ -301,6 +302,15 @@ def _step(run: _Run, images: Tensor, labels: Tensor) -> Tensor:
             if run.schedule is not None:
                 run.schedule.step_update(run.updates)
     return loss.detach()
+
+
+def _check_scalar(loss: Any) -> None:
+    if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
+        given = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise OptionError(
+            f"The objective returned {given}, not a scalar with a gradient.",
+            "Return the mean loss of the batch's images, computed from the network's answers.",
+        )
 
 
 def _check_loss(loss: float, epoch: int, config: TuningConfig) -> None:
@@ -320,8 +330,8 @@ def _order_images(loader: Any, epoch: int, seed: int) -> None:
             generator.manual_seed(seed)
 
 
-def _keep(run: _Run, record: EpochRecord) -> None:
+def _keep(run: _Run, record: EpochRecord, rank: float) -> None:
     run.epochs.append(record)
-    if record.top1 > run.epochs[run.best_epoch].top1 or not run.best_state:
-        run.best_epoch = record.epoch
+    if rank > run.best_rank or not run.best_state:
+        run.best_epoch, run.best_rank = record.epoch, rank
         run.best_state = {name: value.detach().to("cpu", copy=True) for name, value in run.module.state_dict().items()}

@@ -49,7 +49,7 @@ def test_gradient_is_that_of_the_cross_entropy_with_soft_targets():
 
 def test_label_smoothing_by_hand():
     # Logits (ln 3, 0): p = (3/4, 1/4). Smoothing 0.2: target (0.9, 0.1).
-    loss = Objective(smoothing=0.2)(returning(torch.tensor([[math.log(3.0), 0.0]])), IMAGES, torch.tensor([0]))
+    loss = Objective(smoothing=0.2)(returning(torch.tensor([[math.log(3.0), 0.0]])), (IMAGES, torch.tensor([0])))
     assert loss.item() == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25), rel=1e-6)
 
 
@@ -58,21 +58,21 @@ def test_auxiliary_logits_weigh_three_tenths_each():
     logits = torch.tensor([[math.log(3.0), 0.0]])
     flat = torch.zeros(1, 2)
     model = returning(outputs(logits, flat, torch.ones(1, 8), flat, None))
-    loss = Objective()(model, IMAGES, torch.tensor([0]))
+    loss = Objective()(model, (IMAGES, torch.tensor([0])))
     assert loss.item() == pytest.approx(-math.log(0.75) + 0.6 * math.log(2), rel=1e-6)
 
 
 def test_teacher_and_labels_are_weighted():
     teacher = returning(torch.tensor([[math.log(9.0), 0.0]]))
     objective = Objective(teacher=teacher, teacher_weight=0.25, temperature=2.0)
-    loss = objective(returning(torch.zeros(1, 2)), IMAGES, torch.tensor([1]))
+    loss = objective(returning(torch.zeros(1, 2)), (IMAGES, torch.tensor([1])))
     assert loss.item() == pytest.approx(0.75 * math.log(2) + 0.25 * 0.5232481437645479, rel=1e-6)
 
 
 def test_a_teacher_of_other_classes_is_refused():
     objective = Objective(teacher=returning(torch.zeros(1, 1000)))
     with pytest.raises(OptionError, match=r"1000 classes, but the network 10"):
-        objective(returning(torch.zeros(1, 10)), IMAGES, torch.tensor([0]))
+        objective(returning(torch.zeros(1, 10)), (IMAGES, torch.tensor([0])))
 
 
 def test_outputs_may_be_nested_or_named():

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 import random
 
@@ -9,7 +10,16 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from surgeon.errors import DataError, OptionError
-from surgeon.tuning import Tuned, TuningConfig, clear_moments, evaluate, make_accelerator, train_by_epochs, tune
+from surgeon.tuning import (
+    Metrics,
+    Tuned,
+    TuningConfig,
+    clear_moments,
+    evaluate,
+    make_accelerator,
+    train_by_epochs,
+    tune,
+)
 
 
 def network(dropout: float = 0.0) -> nn.Sequential:
@@ -365,3 +375,81 @@ def test_a_training_that_is_closed_early_puts_the_modes_back(accelerator):
     assert model.training
     epochs.close()
     assert not model.training
+
+
+class Pairs(Dataset):
+    """Batches that are no (images, labels): a mapping with two numbers an item."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return {"x": torch.tensor([1.0 + index]), "y": torch.tensor([2.0 * (1 + index)])}
+
+
+def squared_error(model, batch):
+    return (model(batch["x"]) - batch["y"]).square().mean()
+
+
+def line() -> nn.Linear:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    return model
+
+
+@pytest.mark.parametrize("larger_is_better", [False, True])
+def test_any_task_brings_its_own_batches_loss_and_scores(fit, larger_is_better):
+    # y = 2x in batches of 2, 2 and 1: the mean loss over the images of one epoch of rate 0 is 4 · mean(x²) = 44.
+    states = []
+
+    def score(model):
+        states.append(model.weight.item())
+        error = abs(model.weight.item() - 2)
+        return Metrics({"error": error, "seen": len(states)}, "error", larger_is_better)
+
+    model = line()
+    config = TuningConfig(epochs=4, lr=0.02, opt="momentum", momentum=0.0, weight_decay=0.0)
+    loader = DataLoader(Pairs(), 2)
+    tuned = tune(
+        model, loader, None, config, accelerator=make_accelerator("no", cpu=True), objective=squared_error, score=score
+    )
+    errors = [record.metrics["error"] for record in tuned.epochs]
+    assert errors == [abs(weight - 2) for weight in states]
+    assert errors == sorted(errors, reverse=True)
+    assert tuned.best_epoch == (0 if larger_is_better else 3)
+    assert tuned.best_state["weight"].item() == states[tuned.best_epoch]
+    assert [(record.top1, record.top5, record.loss) for record in tuned.epochs] == [(None, None, None)] * 4
+
+    still = fit(
+        line(), dataclasses.replace(config, epochs=1, lr=1e-9), train=loader, objective=squared_error, score=score
+    )
+    assert still.epochs[0].train_loss == pytest.approx(44, rel=1e-4)
+
+
+def test_the_losses_of_stepwise_training_may_be_ones_own(accelerator):
+    model = line()
+    config = TuningConfig(epochs=2, lr=0.002)
+    assert list(
+        train_by_epochs(model, DataLoader(Pairs(), 2), config, accelerator=accelerator, objective=squared_error)
+    ) == [0, 1]
+    assert 0 < model.weight.item() < 2
+
+
+def test_an_epoch_whose_score_is_no_number_is_never_the_best(fit):
+    values = iter([math.nan, -5.0, math.nan])
+    tuned = fit(network(), TuningConfig(epochs=3), score=lambda model: Metrics({"iou": next(values)}, "iou"))
+    assert tuned.best_epoch == 1
+
+
+def test_what_an_objective_and_a_score_have_to_be(fit):
+    config = TuningConfig(epochs=1)
+    with pytest.raises(OptionError, match=r"shape \[8\]"):
+        fit(network(), config, objective=lambda model, batch: model(batch[0]).sum(1))
+    with pytest.raises(OptionError, match="float"):
+        fit(network(), config, objective=lambda model, batch: 1.0)
+    with pytest.raises(OptionError, match="teacher"):
+        fit(network(), config, objective=lambda model, batch: model(batch[0]).mean(), teacher=network())
+    with pytest.raises(OptionError, match="'iou'"):
+        Metrics({"accuracy": 1.0}, "iou")
+    with pytest.raises(OptionError, match="nothing to score"):
+        tune(network(), shuffled(images()), None, config, accelerator=make_accelerator("no", cpu=True))
