@@ -12,15 +12,27 @@ PACKAGE = Path(__file__).resolve().parents[1] / "surgeon"
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
+    "processes": set(),
     "coupling": {"errors"},
-    "measure": {"errors", "progress", "coupling"},
+    "measure": {"errors", "progress", "processes", "coupling"},
     "edit": {"errors", "progress", "coupling"},
     "methods": {"errors", "progress", "coupling", "measure", "edit"},
     # Fine-tuning stands above the methods, but knows none of them: any model can be tuned.
-    "tuning": {"errors", "progress"},
+    "tuning": {"errors", "progress", "processes"},
     "data": {"errors"},
     "checkpoint": {"errors"},
-    "operate": {"errors", "progress", "coupling", "measure", "edit", "methods", "tuning", "data", "checkpoint"},
+    "operate": {
+        "errors",
+        "progress",
+        "processes",
+        "coupling",
+        "measure",
+        "edit",
+        "methods",
+        "tuning",
+        "data",
+        "checkpoint",
+    },
 }
 BELOW["report"] = BELOW["operate"] | {"operate"}
 BELOW["cli"] = BELOW["report"] | {"report"}

@@ -12,6 +12,7 @@ from surgeon.errors import DataError, LayerError
 from surgeon.measure.accumulate import add_rows
 from surgeon.measure.batches import Batches, image_count
 from surgeon.measure.modes import keep_modes
+from surgeon.processes import add_up, add_up_by_name, own_count, shared
 from surgeon.progress import Track, no_progress
 
 
@@ -41,7 +42,8 @@ def class_means(
 ) -> dict[str, ClassMeans]:
     """Average the outputs of modules over the images of each class, in one pass and without keeping any output.
 
-    The network is on `device` already, runs in evaluation mode and is left as it was. Sums are float32.
+    The network is on `device` already, runs in evaluation mode and is left as it was. Sums are float32. Of several
+    processes each reads its share of the batches, and all get the means over all images.
 
     Args:
         modules: names of modules that run once in a forward pass and give one tensor with one row an image.
@@ -62,14 +64,16 @@ def class_means(
     sums = _Sums(num_classes, budget_bytes)
     with keep_modes(model), _outputs_to(sums, model, modules):
         model.eval()
-        for images, labels in track(batches, "measuring", image_count(batches)):
+        own = shared(batches, even=False)
+        for images, labels in track(own, "measuring", own_count(image_count(batches))):
             count += _histogram(labels, num_classes)
             sums.start(labels.to(device, torch.int64, non_blocking=True))
             model(images.to(device, non_blocking=True))
             sums.check_complete(modules)
-    if not int(count.sum()):
+    if not int(add_up(count).sum()):
         raise DataError("There is no image to measure activations on.", "Give data with at least one labelled image.")
-    return {name: ClassMeans(_divided(sums.total[name], count), count) for name in modules}
+    totals = add_up_by_name(sums.total)
+    return {name: ClassMeans(_divided(totals[name], count), count) for name in modules}
 
 
 class _Sums:

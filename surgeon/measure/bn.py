@@ -12,6 +12,7 @@ from torch.optim.swa_utils import update_bn
 from surgeon.errors import DataError
 from surgeon.measure.batches import Batches, image_count
 from surgeon.measure.modes import keep_modes
+from surgeon.processes import add_up, count, own_count, shared, synchronized_batch_norm
 from surgeon.progress import Track, no_progress
 
 
@@ -20,7 +21,9 @@ def recalibrate(model: nn.Module, batches: Batches, *, device: torch.device | st
 
     Mean and variance are the batches' means, each batch counted by its images. Only BatchNorm layers train
     meanwhile, so dropout and stochastic depth do not disturb the statistics. A batch of a single image has no variance
-    and is left out. Modes and momenta are left as they were.
+    and is left out. Modes and momenta are left as they were. Several processes get what one would, with batches as
+    large as all of theirs together: each reads its share, and BatchNorm is synchronized. A last batch of fewer images
+    than processes is left out.
 
     Args:
         model: on `device` already.
@@ -33,7 +36,9 @@ def recalibrate(model: nn.Module, batches: Batches, *, device: torch.device | st
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not layers:
         return 0
-    images = (batch[0] for batch in track(batches, "recalibrating", image_count(batches)) if len(batch[0]) > 1)
+    own = track(shared(batches, even=True), "recalibrating", own_count(image_count(batches)))
+    # Of several processes each has at least one image of a batch, and all of them together at least two.
+    images = (batch[0] for batch in own if count() > 1 or len(batch[0]) > 1)
     first = next(images, None)
     if first is None:
         raise DataError(
@@ -41,7 +46,7 @@ def recalibrate(model: nn.Module, batches: Batches, *, device: torch.device | st
             "Give more images or a larger batch size.",
         )
     before = [{key: tensor.clone() for key, tensor in layer.state_dict().items()} for layer in layers]
-    with keep_modes(model), _keep_momenta(layers):
+    with keep_modes(model), _keep_momenta(layers), synchronized_batch_norm(model):
         update_bn(_weighted(itertools.chain([first], images), model, layers), model, device=torch.device(device))
     used = 0
     for layer, state in zip(layers, before, strict=True):
@@ -61,9 +66,10 @@ def _weighted(batches: Iterable[Tensor], model: nn.Module, layers: list[_BatchNo
         layer.training = True
     seen = 0
     for images in batches:
-        seen += len(images)
+        number = int(add_up(torch.tensor(len(images))))
+        seen += number
         for layer in layers:
-            layer.momentum = len(images) / seen
+            layer.momentum = number / seen
         yield images
 
 

@@ -18,6 +18,7 @@ from surgeon.measure.batches import Batches, image_count
 from surgeon.measure.criteria import CRITERIA, activation, apoz, layerwise, oracle, taylor
 from surgeon.measure.filters import filter_count, own_norms
 from surgeon.measure.modes import keep_modes
+from surgeon.processes import add_up, add_up_by_name, everyones, own_count, shared
 from surgeon.progress import Track, no_progress
 
 Say = Callable[[str], None]
@@ -46,7 +47,8 @@ def filter_scores(
 
     Outputs are read behind a layer's BatchNorm where it has one to itself, else at the layer, and always before an
     activation function; of a layer that runs several times in a forward pass, every run counts. The network runs in
-    evaluation mode and is left as it was: modes, hooks, gradients, and every tensor.
+    evaluation mode and is left as it was: modes, hooks, gradients, and every tensor. Of several processes each reads
+    its share of the batches, and all get the scores over all images.
 
     Args:
         model: on `device` already.
@@ -75,14 +77,26 @@ def filter_scores(
         for layer in layers
         if layer.writer is not None
     }
+    own = _Share(batches, track)
     with keep_modes(model):
         model.eval()
         if criterion == "oracle":
-            return _oracle(model, points, _Kept(batches, budget_bytes), torch.device(device), track, say)
+            return _oracle(model, points, _Kept(own, budget_bytes), torch.device(device), track, say)
         if criterion == "taylor":
-            return _taylor(model, points, batches, torch.device(device), track)
+            return _taylor(model, points, own, torch.device(device))
         score = {"activation": activation, "apoz": apoz}[criterion]
-        return _of_outputs(model, points, score, batches, torch.device(device), track)
+        return _of_outputs(model, points, score, own, torch.device(device))
+
+
+@dataclass(frozen=True)
+class _Share:
+    """This process's share of the batches, under a display of how far the measurement has come."""
+
+    whole: Batches
+    track: Track
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.track(shared(self.whole, even=False), "measuring", own_count(image_count(self.whole)))
 
 
 @dataclass(frozen=True)
@@ -144,26 +158,26 @@ class _Means:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, Tensor] = {}
 
     def add(self, name: str, rows: Tensor) -> None:
         """Add rows `[N, filters]`."""
         total = rows.sum(0).cpu().double()
         self._sums[name] = self._sums[name] + total if name in self._sums else total
-        self._counts[name] = self._counts.get(name, 0) + len(rows)
+        self._counts[name] = self._counts.get(name, torch.zeros((), dtype=torch.int64)) + len(rows)
 
     def result(self, order: Iterable[str]) -> dict[str, Tensor]:
-        """Return the means, float32 `[filters]`."""
-        return {name: (self._sums[name] / self._counts[name]).float() for name in order if name in self._sums}
+        """Return the means over all processes, float32 `[filters]`."""
+        sums, counts = add_up_by_name(self._sums), add_up_by_name(self._counts)
+        return {name: (sums[name] / counts[name]).float() for name in order if name in sums}
 
 
 def _of_outputs(
     model: nn.Module,
     points: Mapping[str, _Point],
     score: Callable[[Tensor], Tensor],
-    batches: Batches,
+    batches: _Share,
     device: torch.device,
-    track: Track,
 ) -> dict[str, Tensor]:
     means, images_seen = _Means(), 0
 
@@ -171,16 +185,14 @@ def _of_outputs(
         means.add(name, score(_flat(output, points[name].dim)))
 
     with torch.no_grad(), _outputs_to(add, points.values()):
-        for images, _ in track(batches, "measuring", image_count(batches)):
+        for images, _ in batches:
             model(images.to(device, non_blocking=True))
             images_seen += len(images)
-    _check_any(images_seen)
+    _check_any(*_added(images_seen))
     return means.result(points)
 
 
-def _taylor(
-    model: nn.Module, points: Mapping[str, _Point], batches: Batches, device: torch.device, track: Track
-) -> dict[str, Tensor]:
+def _taylor(model: nn.Module, points: Mapping[str, _Point], batches: _Share, device: torch.device) -> dict[str, Tensor]:
     means, images_seen = _Means(), 0
 
     def add(name: str, output: Tensor) -> None:
@@ -191,27 +203,27 @@ def _taylor(
         output.register_hook(lambda grad: means.add(name, taylor(outputs, _flat(grad, points[name].dim))))
 
     with torch.enable_grad(), _outputs_to(add, points.values()):
-        for images, labels in track(batches, "measuring", image_count(batches)):
+        for images, labels in batches:
             # With the gradient of the images asked for, all outputs have one, and no parameter gets any.
             leaf = images.to(device, non_blocking=True).detach().requires_grad_()
             logits, labels = _logits(model(leaf.clone()), labels.to(device))
             torch.autograd.grad(functional.cross_entropy(logits, labels, reduction="sum"), leaf)
             images_seen += len(images)
-    _check_any(images_seen)
+    _check_any(*_added(images_seen))
     return {name: layerwise(scores) for name, scores in means.result(points).items()}
 
 
 class _Kept:
-    """Batches that are kept in memory when first read, if they fit."""
+    """Batches that are kept in memory when first read, if they fit in every process."""
 
-    def __init__(self, batches: Batches, budget_bytes: int) -> None:
+    def __init__(self, batches: _Share, budget_bytes: int) -> None:
         self._batches = batches
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._room = budget_bytes
         self.fits = True
 
-    def first(self, track: Track) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in track(self._batches, "measuring", image_count(self._batches)):
+    def first(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self._batches:
             self._room -= images.nbytes + labels.nbytes
             self.fits = self._room >= 0
             if self.fits:
@@ -219,14 +231,16 @@ class _Kept:
             else:
                 self._kept.clear()
             yield images, labels
-        if not self.fits and isinstance(self._batches, Iterator):
+        # All processes begin to read the images at the same time, or none does.
+        self.fits = all(everyones(self.fits))
+        if not self.fits and isinstance(self._batches.whole, Iterator):
             raise DataError(
                 "The oracle reads the images once for every filter, and they do not fit into memory.",
                 "Give fewer images, or a DataLoader.",
             )
 
     def again(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from self._kept if self.fits else self._batches
+        yield from self._kept if self.fits else shared(self._batches.whole, even=False)
 
 
 def _oracle(
@@ -236,13 +250,15 @@ def _oracle(
     right = images_seen = 0
     start, computing = time.perf_counter(), 0.0
     with torch.no_grad(), _outputs_to(lambda name, output: ran.add(name), points.values()):
-        for images, labels in batches.first(track):
+        for images, labels in batches.first():
             began = time.perf_counter()
             right += _right(model, images, labels, device)
             computing += time.perf_counter() - began
             images_seen += len(images)
-    _check_any(images_seen)
     seconds = computing if batches.fits else time.perf_counter() - start
+    own_images, images_seen, right = images_seen, *_added(images_seen, right)
+    _check_any(images_seen)
+    ran = set().union(*everyones(ran))
     places = [(point, filter_) for point in points.values() if point.name in ran for filter_ in range(point.filters)]
     say(
         f"The oracle evaluates the network on {images_seen:,} images for each of {len(places):,} filters: "
@@ -250,10 +266,16 @@ def _oracle(
     )
     without = {name: torch.zeros(points[name].filters) for name in points if name in ran}
     with torch.no_grad():
-        for images, labels, point, filter_ in track(_jobs(batches, places), "oracle", images_seen * len(places)):
+        for images, labels, point, filter_ in track(_jobs(batches, places), "oracle", own_images * len(places)):
             with _outputs_to(_zero(point, filter_), [point]):
                 without[point.name][filter_] += _right(model, images, labels, device)
-    return {name: oracle(right / images_seen, count / images_seen) for name, count in without.items()}
+    return {name: oracle(right / images_seen, add_up(count) / images_seen) for name, count in without.items()}
+
+
+def _added(*numbers: int) -> list[int]:
+    """Return the sums of numbers over all processes."""
+    sums: list[int] = add_up(torch.tensor(numbers)).tolist()
+    return sums
 
 
 def _jobs(batches: _Kept, places: Iterable[tuple[_Point, int]]) -> Iterator[tuple[Tensor, Tensor, _Point, int]]:

@@ -1,0 +1,94 @@
+"""Shares of batches: every image once, in the batches that one process would see. The processes are counted by hand."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from surgeon.processes import group, own_count, shared
+
+
+class Numbers(IterableDataset):
+    """A stream of numbers."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __iter__(self):
+        return iter(range(self.size))
+
+
+class Sized(Dataset):
+    """The same as a data set."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, place: int) -> int:
+        return place
+
+
+@pytest.fixture
+def shares_of(monkeypatch: pytest.MonkeyPatch):
+    """Return the function that lists the batches of each of several processes in turn."""
+
+    def shares(batches: object, processes: int, *, even: bool) -> list[list[list[int]]]:
+        monkeypatch.setattr(group, "count", lambda: processes)
+        monkeypatch.setattr(group, "is_main", lambda: True)
+        monkeypatch.setattr(group, "from_main", lambda value: value)
+        listed = []
+        for own in range(processes):
+            monkeypatch.setattr(group, "index", lambda own=own: own)
+            share = shared(batches, even=even)
+            listed.append([batch.tolist() if isinstance(batch, torch.Tensor) else batch for batch in share])
+            if even and isinstance(batches, DataLoader) and isinstance(batches.dataset, Sized):
+                assert len(share) == len(listed[-1])
+        return listed
+
+    return shares
+
+
+KINDS = {"map-style": Sized, "stream": Numbers}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("size", [1, 2, 5, 8, 12, 13, 17])
+def test_processes_together_see_the_batches_of_one(shares_of, kind: str, processes: int, size: int) -> None:
+    data = KINDS[kind](size)
+    together = [batch.tolist() for batch in DataLoader(data, batch_size=4 * processes)]
+
+    shares = shares_of(DataLoader(data, batch_size=4), processes, even=False)
+    assert sorted(number for share in shares for batch in share for number in batch) == list(range(size))
+
+    shares = shares_of(DataLoader(data, batch_size=4), processes, even=True)
+    fit = [batch for batch in together if len(batch) >= processes]
+    assert [[number for part in parts for number in part] for parts in zip(*shares, strict=True)] == fit
+    assert all(max(map(len, parts)) - min(map(len, parts)) <= 1 for parts in zip(*shares, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_drops_its_last_batch_drops_what_one_process_would(shares_of, kind: str) -> None:
+    shares = shares_of(DataLoader(KINDS[kind](13), batch_size=3, drop_last=True), 2, even=True)
+    assert shares == [[[0, 1, 2], [6, 7, 8]], [[3, 4, 5], [9, 10, 11]]]
+
+
+def test_other_iterables_are_cut_batch_by_batch(shares_of) -> None:
+    batches = [(torch.arange(5), torch.arange(5) + 10), (torch.tensor([5]), torch.tensor([15]))]
+    [first, second] = shares_of(batches, 2, even=False)
+    assert [(images.tolist(), labels.tolist()) for images, labels in first] == [([0, 1], [10, 11])]
+    assert [(images.tolist(), labels.tolist()) for images, labels in second] == [([2, 3, 4], [12, 13, 14]), ([5], [15])]
+    assert [len(share) for share in shares_of(batches, 2, even=True)] == [1, 1]
+
+
+def test_one_process_gets_what_was_given() -> None:
+    loader = DataLoader(TensorDataset(torch.arange(3)))
+    assert shared(loader, even=True) is loader
+
+
+def test_the_share_of_a_count_is_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_count(7) == 7
+    monkeypatch.setattr(group, "count", lambda: 3)
+    assert (own_count(7), own_count(6), own_count(None)) == (3, 2, None)
