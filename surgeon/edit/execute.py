@@ -4,15 +4,12 @@ import torch
 from torch import nn
 
 from surgeon.coupling.graph import Member
-from surgeon.edit.init import fresh_tensor
+from surgeon.edit.init import fresh_rows
 from surgeon.edit.mix import Tensors, channels_first, mix
 from surgeon.edit.permute import check_permutation, permute
 from surgeon.edit.plan import PIECE, Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Set
 from surgeon.edit.rescale import rescale
 from surgeon.errors import PlanError
-
-ROWS = 64
-"""Rows that are copied at once: indexing makes a copy of what it copies."""
 
 REMEDY = "Make the plan anew for this network."
 
@@ -130,13 +127,24 @@ def _reinitialize(model: nn.Module, tensors: Tensors, edit: Reinitialize) -> Non
         consumer = member.role == "consumer"
         if consumer and edit.consumers == "keep":
             continue
-        view = channels_first(tensors, member)
-        places = member.positions[edit.channels].flatten().to(view.device)
         if consumer and edit.consumers == "zero":
-            view[places] = 0
+            view = channels_first(tensors, member)
+            view[member.positions[edit.channels].flatten().to(view.device)] = 0
             continue
         # One seed a tensor and axis, so that no two tensors of one shape start alike.
-        fresh = fresh_tensor(model, member.tensor, edit.seed + index)
-        part = (fresh if member.rows is None else fresh[member.rows]).movedim(member.dim, 0)
-        for piece in places.split(ROWS):
-            view[piece] = part[piece]
+        for start, fresh in fresh_rows(model, member.tensor, edit.seed + index):
+            _renew(tensors[member.tensor].data, member, edit.channels, start, fresh)
+
+
+def _renew(tensor: torch.Tensor, member: Member, channels: torch.Tensor, start: int, fresh: torch.Tensor) -> None:
+    """Write the channels' part of fresh rows, the first of which is row `start` of the tensor."""
+    rows = slice(0, len(tensor)) if member.rows is None else member.rows
+    low, high = max(start, rows.start), min(start + len(fresh), rows.stop)
+    if low >= high:
+        return
+    places = member.positions[channels].flatten().to(tensor.device)
+    if member.dim == 0:
+        places = places + rows.start - low
+        places = places[(places >= 0) & (places < high - low)]
+    part = fresh[low - start : high - start].index_select(member.dim, places)
+    tensor[low:high].index_copy_(member.dim, places, part)

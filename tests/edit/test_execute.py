@@ -293,23 +293,6 @@ def test_merging_equal_depthwise_channels_keeps_the_function() -> None:
     torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-12)
 
 
-def test_a_frozen_batch_norm_starts_anew_like_any_other() -> None:
-    from torchvision.ops import FrozenBatchNorm2d
-
-    from surgeon.edit.init import fresh_tensor
-
-    layer = FrozenBatchNorm2d(4)
-    layer.running_var.fill_(3)
-    model = nn.Sequential(layer)
-    starts = {name: fresh_tensor(model, f"0.{name}", 0) for name in ("weight", "bias", "running_mean", "running_var")}
-    assert {name: value.unique().tolist() for name, value in starts.items()} == {
-        "weight": [1.0],
-        "bias": [0.0],
-        "running_mean": [0.0],
-        "running_var": [1.0],
-    }
-
-
 @pytest.mark.parametrize("bad", ["permutation", "matrix", "channels"])
 def test_an_edit_that_does_not_fit_changes_nothing(network: Small, images: torch.Tensor, bad: str) -> None:
     group = groups_by_name(network, images)["first"][0]
