@@ -17,6 +17,7 @@ from surgeon.edit.plan import Plan
 from surgeon.methods import make_config
 from surgeon.operate.course import Course, left_alone, round_seed
 from surgeon.operate.inputs import Batches, Say, Subject, find_method, rounds
+from surgeon.operate.operation import Operation, operate, repeated
 from surgeon.operate.partner import Partner
 from surgeon.operate.record import Record
 from surgeon.operate.replay import replayed
@@ -31,7 +32,6 @@ from surgeon.operate.work import (
     fine_tune,
     finish,
     make_record,
-    operate,
 )
 from surgeon.progress import Track, no_progress
 from surgeon.tuning import TuningConfig, make_accelerator
@@ -116,22 +116,27 @@ def apply(
         second = None
         if partner is not None and chosen.needs_partner:
             second = stack.enter_context(closing(Partner(partner, subject, train, settings, accelerator)))
-        work = Work(
-            subject, accelerator, train, val, settings, teaching, second, recalibrate, seed, gauge, on_stage, on_epoch,
-            on_best,
-        )  # fmt: skip
+        work = Work(model, accelerator, train, val, settings, teaching, seed, gauge, track, on_stage, on_epoch, on_best)
         finish(work, course, "original", None, start)
-        _run(work, course, plans)
-        return make_record(work, course, tuple(target for targets in plans for target in targets))
+        _run(Operation(work, subject, second, recalibrate), course, plans)
+        return make_record(
+            work,
+            course,
+            chosen.name,
+            options=dict(vars(config)),
+            targets=tuple(target for targets in plans for target in targets),
+            partner=None if second is None else {"trained": second.trains},
+        )
 
 
-def _run(work: Work, course: Course, plans: Sequence[tuple[str, ...]]) -> None:
+def _run(operation: Operation, course: Course, plans: Sequence[tuple[str, ...]]) -> None:
     """Operate on every round's targets and fine-tune, with everything before them frozen."""
-    graph = work.subject.graph
+    work, graph = operation.work, operation.subject.graph
+    parameters = {name for name, _ in work.model.named_parameters()}
     frozen: frozenset[str] = frozenset()
     for place, targets in enumerate(plans):
         alone = left_alone(graph, plans[:place], targets, course)
         one = Round(targets, round_seed(work.seed, place), alone, frozen)
-        if operate(work, course, one):
-            fine_tune(work, course, one)
+        if operate(operation, course, one):
+            fine_tune(work, course, one.label, parameters.intersection(one.frozen), repeated(operation, course, one))
             frozen = frozenset(key for name in targets for key in graph.outputs.tensors_before(name))

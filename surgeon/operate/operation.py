@@ -1,0 +1,94 @@
+"""The operation of a method on a network: plan, execute, recalibrate, and do it again during fine-tuning."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+
+from surgeon.edit.execute import execute
+from surgeon.edit.plan import Plan, Reorder, Rescale
+from surgeon.measure.bn import recalibrate as recalibrate_statistics
+from surgeon.operate.course import Course
+from surgeon.operate.inputs import Subject, measured_inputs
+from surgeon.operate.moments import forget
+from surgeon.operate.partner import Partner
+from surgeon.operate.work import Round, Work, finish
+from surgeon.tuning import BetweenEpochs
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a run does to the network beside fine-tuning it, and what it needs for that.
+
+    Attributes:
+        work: the run.
+        subject: the network under its method.
+        partner: the second network of a method that mixes two, or None.
+        recalibrate: measure BatchNorm statistics anew after an operation.
+    """
+
+    work: Work
+    subject: Subject
+    partner: Partner | None
+    recalibrate: bool
+
+
+def operate(operation: Operation, course: Course, one: Round) -> bool:
+    """Plan and execute one round's edits and recalibrate; return whether there was anything to edit."""
+    start = time.perf_counter()
+    made = _carry_out(operation, one, one.seed, 0.0)
+    course.note(made)
+    if not made.edits:
+        return False
+    finish(operation.work, course, "operated", one.label, start)
+    start = time.perf_counter()
+    if _recalibrate(operation, made):
+        finish(operation.work, course, "recalibrated", one.label, start)
+    return True
+
+
+def repeated(operation: Operation, course: Course, one: Round) -> BetweenEpochs:
+    """Return what happens between the epochs of fine-tuning: the operation again, where the method's options say so."""
+    epochs, model, partner = operation.work.tuning.epochs, operation.subject.model, operation.partner
+    every = getattr(operation.subject.config, "every", None)
+    last = (epochs - 1) // every * every if every else 0
+
+    def repeat(epoch: int, optimizer: Optimizer) -> dict[str, Any] | None:
+        if partner is not None and epoch <= last:
+            # Only as long as there is a mixing left that needs it.
+            partner.train_epoch()
+        if not every or epoch % every:
+            return None
+        made = _carry_out(operation, one, one.seed + epoch, epoch / epochs)
+        forget(optimizer, model, made)
+        course.note(made, epoch)
+        _recalibrate(operation, made)
+        return {"edits": len(made.edits), "figures": dict(made.figures), "skipped": list(made.skipped)}
+
+    return repeat
+
+
+def _carry_out(operation: Operation, one: Round, seed: int, progress: float) -> Plan:
+    """Make the plan for the network as it is now, and carry it out (on the partner as well, if it trains along)."""
+    subject, partner = operation.subject, operation.partner
+    tensors = None if partner is None else partner.tensors
+    inputs = measured_inputs(subject, one.targets, seed, one.left_alone, tensors, progress)
+    made = subject.method.make_plan(inputs, subject.config)
+    if partner is not None and partner.trains:
+        # Planned before either is edited, so that both are mixed with what the other was.
+        partner.plan(one.targets, seed, progress)
+    execute(subject.model, made)
+    if partner is not None:
+        partner.settle()
+    return made
+
+
+def _recalibrate(operation: Operation, made: Plan) -> bool:
+    """Measure the BatchNorm statistics anew where that is wanted, possible and needed; return whether any changed."""
+    subject = operation.subject
+    # What keeps the function keeps the statistics.
+    moved = any(not isinstance(edit, (Reorder, Rescale)) for edit in made.edits)
+    if not operation.recalibrate or subject.images is None or not moved:
+        return False
+    return recalibrate_statistics(subject.model, subject.images, device=subject.device, track=subject.track) > 0
