@@ -13,6 +13,7 @@ _HOMES = {
     "plan": "surgeon.operate",
     "execute": "surgeon.edit.execute",
     "apply": "surgeon.operate",
+    "finetune": "surgeon.operate",
     "permute": "surgeon.edit.permute",
     "load": "surgeon.checkpoint",
     "save": "surgeon.checkpoint",
@@ -22,7 +23,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "__version__", "apply", "execute", "load", "load_plan", "methods", "permute", "plan", "save", "save_plan", "trace",
+    "__version__", "apply", "execute", "finetune", "load", "load_plan", "methods", "permute", "plan", "save",
+    "save_plan", "trace",
 ]  # fmt: skip
 
 

@@ -1,7 +1,10 @@
-"""A small network with two stages, and an input for it."""
+"""A small network with two stages, an input for it, and images of as many levels of brightness as it has classes."""
+
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 CLASSES = 3
 EXAMPLE = torch.zeros(2, 1, 8, 8)
@@ -19,3 +22,21 @@ class Two(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.two(self.one(images)).mean((2, 3)))
+
+
+def make_network() -> Two:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Two().eval()
+
+
+def loader(count: int = 24, *, shuffle: bool = False) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(count) % CLASSES
+    images = torch.randn(count, 1, 8, 8, generator=generator) + labels[:, None, None, None]
+    return DataLoader(
+        TensorDataset(images, labels),
+        8,
+        shuffle=shuffle,
+        generator=torch.Generator().manual_seed(2) if shuffle else None,
+    )

@@ -17,47 +17,17 @@ from surgeon.cli.options import (
     key_values,
     layers_option,
     open_images,
-    read_recipe,
+    output_options,
+    recipe_option,
+    seed_option,
     weights_option,
 )
+from surgeon.cli.running import run_and_show
+from surgeon.cli.tuning_options import tuning_config, tuning_options
 from surgeon.errors import OptionError
 
 if TYPE_CHECKING:
     from surgeon.operate.stored_plan import StoredPlan
-
-tuning_options = combined(
-    click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="Epochs of fine-tuning."),
-    click.option("--opt", default="sgd", show_default=True, help="timm's name of the optimizer."),
-    click.option("--lr", type=float, default=0.01, show_default=True, help="Learning rate."),
-    click.option("--momentum", type=float, default=0.9, show_default=True, help="Of optimizers that have one."),
-    click.option(
-        "--weight-decay",
-        type=float,
-        default=1e-4,
-        show_default=True,
-        help="Of all weights but biases and normalization's.",
-    ),
-    click.option("--sched", default="cosine", show_default=True, help="timm's name of the schedule, or none."),
-    click.option(
-        "--warmup-epochs", type=click.IntRange(0), default=0, show_default=True, help="Of a linear rise to --lr."
-    ),
-    click.option("--smoothing", type=float, default=0.0, show_default=True, help="Label smoothing."),
-    click.option("--clip-grad", type=float, help="Largest norm of the gradient."),
-    click.option(
-        "--mixed-precision",
-        type=click.Choice(["auto", "no", "fp16", "bf16"]),
-        default="auto",
-        show_default=True,
-        help="What the device computes in; auto mixes on GPUs only.",
-    ),
-    click.option("--teacher", metavar="original|CKPT", help="Distil from the checkpoint as it came, or from another."),
-    click.option(
-        "--teacher-weight", type=float, default=0.5, show_default=True, help="The teacher's share of the loss."
-    ),
-    click.option(
-        "--teacher-temperature", type=float, default=4.0, show_default=True, help="Softens the teacher's answers."
-    ),
-)
 
 method_options = combined(
     click.option("--preserve", is_flag=True, default=None, help="channel-regeneration: keep the network's function."),
@@ -69,11 +39,6 @@ method_options = combined(
 """The commonest method options; each stands for `--set name=value`."""
 
 METHOD_OPTIONS = ("preserve", "inhibited_only", "threshold", "criterion", "ratio")
-
-TUNING_NAMES = (
-    "opt", "lr", "momentum", "weight_decay", "sched", "warmup_epochs", "smoothing", "clip_grad", "mixed_precision",
-    "teacher_weight", "teacher_temperature",
-)  # fmt: skip
 
 
 def open_given_plan(path: Path, method: str | None, others: Mapping[str, Any]) -> "StoredPlan":
@@ -117,8 +82,7 @@ def open_given_plan(path: Path, method: str | None, others: Mapping[str, Any]) -
 @weights_option
 @data_options(hold_out=0.1)
 @tuning_options
-@click.option("-o", "--output", type=CHECKPOINT, help="The result; <stem>-<method>.safetensors by default.")
-@click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@output_options
 @click.option("--no-recalibrate", is_flag=True, help="Leave BatchNorm statistics as the operation made them.")
 @click.option(
     "--dry-run",
@@ -126,15 +90,8 @@ def open_given_plan(path: Path, method: str | None, others: Mapping[str, Any]) -
     help="Print the plan (every tensor, how many channels, what happens), measured on the images, and change nothing.",
 )
 @click.option("--save-plan", type=CHECKPOINT, help="With --dry-run: write the plan to this .safetensors file.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
-@click.option(
-    "--recipe",
-    type=click.Path(path_type=Path),
-    callback=read_recipe,
-    is_eager=True,
-    expose_value=False,
-    help="A TOML file with any of these options.",
-)
+@seed_option
+@recipe_option
 @json_option
 def command(
     checkpoint: Path,
@@ -170,8 +127,7 @@ def command(
     from surgeon.cli import render
     from surgeon.operate.job import Job
     from surgeon.operate.record import plan_dict
-    from surgeon.operate.run import plan_job, run_job
-    from surgeon.tuning import TuningConfig
+    from surgeon.operate.run import plan_job
 
     stored = None
     if plan_path is not None:
@@ -179,7 +135,6 @@ def command(
         method, options = stored.plan.method, stored.options
     if method is None:
         raise click.UsageError("Missing option '--method' (or '--plan').")
-    tuning = TuningConfig(epochs=epochs, seed=seed, **{name: values[name] for name in TUNING_NAMES})
     job = Job(
         checkpoint=checkpoint,
         method=method,
@@ -191,7 +146,7 @@ def command(
         output=output,
         overwrite=overwrite,
         epochs=epochs,
-        tuning=tuning,
+        tuning=tuning_config(values, epochs, seed),
         teacher=teacher,
         partner=partner,
         recalibrate=not no_recalibrate,
@@ -213,9 +168,4 @@ def command(
             )
             render.say(f"This was a dry run. Without --dry-run {outcome}.")
         return
-    record = run_job(job, track=render.progress, on_stage=render.stage_line, on_epoch=render.epoch_line, say=render.say)
-    render.record_table(record, to_stderr=as_json)
-    if as_json:
-        render.echo(record.to_json().rstrip())
-    else:
-        render.echo(f"{job.result}\n{job.record}")
+    run_and_show(job, as_json=as_json)

@@ -12,6 +12,7 @@ from surgeon.errors import SurgeonError
 
 COMMANDS = {
     "apply": "Reorganize or revive channels of a checkpoint, fine-tune it, and write the result.",
+    "finetune": "Fine-tune a checkpoint without any operation: the control of every comparison.",
     "inspect": "Show which tensor axes carry the same channels, and what is frozen and why.",
     "verify": "Prove the channel groups of a network by permuting them.",
     "evaluate": "Measure a checkpoint's top-1, top-5 and loss.",

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from surgeon.data import ImageConfig, ImageData
-    from surgeon.progress import Track
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -49,6 +48,12 @@ layers_option = click.option(
     metavar="PATTERN",
     help="Module names or globs, e.g. layer4 or 'stages.3.*.conv2'.",
 )
+
+output_options = combined(
+    click.option("-o", "--output", type=CHECKPOINT, help="The result; <stem>-<what was done>.safetensors by default."),
+    click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
+)
+seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 
 
 def data_options(hold_out: float) -> Decorator:
@@ -183,8 +188,11 @@ def read_recipe(ctx: click.Context, parameter: click.Parameter, path: Path | Non
     return path
 
 
-def make_track() -> Track:
-    """Return the progress display of the command line."""
-    from surgeon.cli.render import progress
-
-    return progress
+recipe_option = click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    callback=read_recipe,
+    is_eager=True,
+    expose_value=False,
+    help="A TOML file with any of these options.",
+)

@@ -14,7 +14,7 @@ from surgeon.coupling.graph import CouplingGraph
 from surgeon.data import ImageData, check_classes, make_loader
 from surgeon.errors import CheckpointError, DataError, OptionError, OutputError, PlanError
 from surgeon.methods import make_config
-from surgeon.operate.images import trace_for_images
+from surgeon.operate.images import check_input, trace_for_images
 from surgeon.operate.inputs import Say, find_method, num_outputs, rounds
 from surgeon.operate.replay import rehearse
 from surgeon.operate.stored_plan import StoredPlan
@@ -33,13 +33,14 @@ class Job:
 
     Attributes:
         checkpoint: path of the input, which is never written to.
-        method: name of the method.
+        method: name of the method; None fine-tunes and operates on nothing.
         options: its options, as text or values.
         layers: module names and globs.
         arch: the architecture as the user gave it, or None.
         images: opens the data set for a network; None where there are no images.
         example: gives an input of the size that the network takes, for tracing.
-        output: path of the result; `<stem>-<method>.safetensors` beside the input where it is None.
+        output: path of the result; where it is None, `<stem>-<method>.safetensors` beside the input, or
+            `<stem>-finetuned.safetensors` without a method.
         overwrite: replace outputs that exist.
         epochs: epochs of fine-tuning.
         tuning: its other options.
@@ -55,7 +56,7 @@ class Job:
     """
 
     checkpoint: Path
-    method: str
+    method: str | None
     options: Mapping[str, Any]
     layers: tuple[str, ...]
     arch: str | None
@@ -78,7 +79,9 @@ class Job:
     @property
     def result(self) -> Path:
         """Where the fine-tuned network goes."""
-        return self.output or self.checkpoint.with_name(f"{self.checkpoint.stem}-{self.method}.safetensors")
+        return self.output or self.checkpoint.with_name(
+            f"{self.checkpoint.stem}-{self.method or 'finetuned'}.safetensors"
+        )
 
     @property
     def best(self) -> Path:
@@ -98,7 +101,7 @@ class Opened:
     Attributes:
         model: the checkpoint's network.
         checkpoint: what was read.
-        graph: its coupling graph.
+        graph: its coupling graph; None where nothing is operated on.
         teacher: `original`, a network, or None.
         partner: the second network, or None.
         partner_file: path and SHA-256 of its file, or nothing.
@@ -108,7 +111,7 @@ class Opened:
 
     model: nn.Module
     checkpoint: Checkpoint
-    graph: CouplingGraph
+    graph: CouplingGraph | None
     teacher: nn.Module | str | None
     partner: nn.Module | None
     partner_file: Mapping[str, str]
@@ -122,15 +125,14 @@ def open_job(job: Job, say: Say) -> Opened:
     Raises:
         SurgeonError: one of its inputs cannot be used.
     """
-    _check_method(job)
+    if job.method is None:
+        _check_fine_tuning(job)
+    else:
+        _check_method(job, job.method)
     _check_outputs(job)
     model, checkpoint = open_checkpoint(job.checkpoint, job.arch, job.weights)
     _check_tuning(job, model)
-    graph = trace_for_images(model, job.example(model))
-    if job.plan is None:
-        rounds(find_method(job.method), graph, job.layers)
-    else:
-        rehearse(model, job.plan)
+    graph = _graph(job, model)
     teacher, teacher_notes = _teacher(job)
     partner, partner_file, partner_notes = _partner(job, model)
     data = _open_images(job, model)
@@ -142,6 +144,19 @@ def open_job(job: Job, say: Say) -> Opened:
     for note in notes:
         say(note)
     return Opened(model, checkpoint, graph, teacher, partner, partner_file, data, notes)
+
+
+def _graph(job: Job, model: nn.Module) -> CouplingGraph | None:
+    """Check that the network takes the images, and return its coupling graph if the job operates on it, as it can."""
+    if job.method is None:
+        check_input(model, job.example(model))
+        return None
+    graph = trace_for_images(model, job.example(model))
+    if job.plan is None:
+        rounds(find_method(job.method), graph, job.layers)
+    else:
+        rehearse(model, job.plan)
+    return graph
 
 
 def _check_outputs(job: Job) -> None:
@@ -188,23 +203,31 @@ def _check_tuning(job: Job, model: nn.Module) -> None:
         create_schedule(create_optimizer(model, job.tuning), job.tuning, 1)
 
 
-def _check_method(job: Job) -> None:
-    method = find_method(job.method)
+def _check_fine_tuning(job: Job) -> None:
+    if job.images is None:
+        raise DataError(
+            "There are no images to fine-tune on.",
+            "Name some with --data: a folder with one folder a class, a timm name, or digits to try it out.",
+        )
+    if job.epochs == 0:
+        raise OptionError("No epoch of fine-tuning is asked for.", "Give --epochs 1 or more.")
+
+
+def _check_method(job: Job, name: str) -> None:
+    method = find_method(name)
     wanted = method.measures(make_config(method, job.options))
     if job.plan is not None:
         # Whatever it was measured on, or mixed with, is in it.
         return
     if wanted is not None and job.images is None:
         raise DataError(
-            f"The method {job.method} measures {wanted} on labelled images, and there are none.",
+            f"The method {name} measures {wanted} on labelled images, and there are none.",
             "Name some with --data: a folder with one folder a class, a timm name, or digits to try it out.",
         )
     if method.needs_partner and job.partner is None:
-        raise OptionError(
-            f"The method {job.method} mixes two networks and was given one.", "Name the other with --partner."
-        )
+        raise OptionError(f"The method {name} mixes two networks and was given one.", "Name the other with --partner.")
     if job.partner is not None and not method.needs_partner:
-        raise OptionError(f"The method {job.method} takes no partner.", "Leave --partner out.")
+        raise OptionError(f"The method {name} takes no partner.", "Leave --partner out.")
 
 
 def _precision_notes(checkpoint: Checkpoint, model: nn.Module) -> list[str]:

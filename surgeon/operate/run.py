@@ -1,21 +1,24 @@
-"""The main job on files: read a checkpoint, apply a method to its network, write the result and its record."""
+"""A job on files: read a checkpoint, apply a method to its network or only fine-tune it, write result and record."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from surgeon.checkpoint import save, write_text
 from surgeon.edit.plan import Plan
-from surgeon.errors import PlanError
-from surgeon.operate.apply import OnEpoch, OnStage, apply
+from surgeon.errors import OptionError, PlanError
+from surgeon.operate.apply import apply
+from surgeon.operate.finetune import finetune
 from surgeon.operate.inputs import Say
 from surgeon.operate.job import Job, Opened, loader, open_job, training_loader
 from surgeon.operate.plan import plan
 from surgeon.operate.record import Record, Stage
 from surgeon.operate.stored_plan import save_plan
+from surgeon.operate.work import OnEpoch, OnStage
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
 
@@ -27,20 +30,23 @@ def plan_job(job: Job, track: Track, say: Say) -> Plan:
     """Return what the job would do, without doing it; written to `job.plan_output`, if there is one.
 
     Raises:
+        OptionError: the job has no method.
         SurgeonError: its inputs cannot be used; see `apply`.
     """
+    if job.method is None:
+        raise OptionError("Fine-tuning alone has no plan.", "Name a method.")
     opened = open_job(job, say)
-    made = _make_plan(job, opened, track, say) if job.plan is None else job.plan.plan
+    made = _make_plan(job, job.method, opened, track, say) if job.plan is None else job.plan.plan
     if job.plan_output is not None:
         save_plan(made, job.plan_output, overwrite=job.overwrite)
     return made
 
 
-def _make_plan(job: Job, opened: Opened, track: Track, say: Say) -> Plan:
+def _make_plan(job: Job, method: str, opened: Opened, track: Track, say: Say) -> Plan:
     calibration = None if opened.data is None else loader(job, opened.data.calibration)
     return plan(
         opened.model,
-        job.method,
+        method,
         job.layers,
         calibration,
         seed=job.seed,
@@ -77,30 +83,36 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
             best.clear()
         on_stage(stage)
 
-    record = apply(
-        model,
-        job.method,
-        job.layers,
-        train=None if data is None else training_loader(job, model, data),
-        val=None if data is None else loader(job, data.val),
-        calibration=None if data is None else loader(job, data.calibration),
-        epochs=job.epochs,
-        tuning=job.tuning,
-        teacher=opened.teacher,
-        partner=opened.partner,
-        plan=None if job.plan is None else job.plan.plan,
-        recalibrate=job.recalibrate,
-        seed=job.seed,
-        accelerator=make_accelerator(job.tuning.mixed_precision),
-        track=track,
-        graph=opened.graph,
-        say=say,
-        on_stage=finished,
-        on_epoch=on_epoch,
-        on_best=lambda epoch, state: best.append((epoch, state)),
-        **job.options,
-    )
-    if not record.edits:
+    tuning: dict[str, Any] = {
+        "train": None if data is None else training_loader(job, model, data),
+        "val": None if data is None else loader(job, data.val),
+        "calibration": None if data is None else loader(job, data.calibration),
+        "epochs": job.epochs,
+        "tuning": job.tuning,
+        "teacher": opened.teacher,
+        "seed": job.seed,
+        "accelerator": make_accelerator(job.tuning.mixed_precision),
+        "track": track,
+        "on_stage": finished,
+        "on_epoch": on_epoch,
+        "on_best": lambda epoch, state: best.append((epoch, state)),
+    }
+    if job.method is None:
+        record = finetune(model, **tuning)
+    else:
+        record = apply(
+            model,
+            job.method,
+            job.layers,
+            partner=opened.partner,
+            plan=None if job.plan is None else job.plan.plan,
+            recalibrate=job.recalibrate,
+            graph=opened.graph,
+            say=say,
+            **tuning,
+            **job.options,
+        )
+    if job.method is not None and not record.edits:
         why = " ".join(record.skipped[:MOST_REASONS]) or "Nothing that was named needs it."
         raise PlanError(
             f"The run edited nothing, so there is nothing to write. {why}", "Choose other layers or options."

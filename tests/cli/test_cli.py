@@ -11,22 +11,10 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from command_line import call
+from command_line import ARCH, DIGITS, QUICK, call
 from safetensors import safe_open
 
 import surgeon
-
-ROOT = Path(__file__).resolve().parents[2]
-ARCH = f"{ROOT}/models/cifar_resnet.py:resnet20"
-DIGITS = ROOT / "models/resnet20-digits.safetensors"
-QUICK = ["--data", "digits", "--limit", "60", "--epochs", "1", "--workers", "0"]
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    path = tmp_path / "digits.safetensors"
-    path.write_bytes(DIGITS.read_bytes())
-    return path
 
 
 @pytest.fixture

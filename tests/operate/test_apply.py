@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD
-from torch.utils.data import DataLoader, TensorDataset
-from two_stages import CLASSES, EXAMPLE, Two
+from torch.utils.data import DataLoader
+from two_stages import CLASSES, EXAMPLE, loader, make_network
 
 import surgeon
 from surgeon.edit.plan import Plan, Reinitialize
@@ -17,24 +17,6 @@ from surgeon.errors import DataError, OptionError
 from surgeon.operate.moments import forget
 from surgeon.operate.record import ranges
 from surgeon.tuning import TuningConfig
-
-
-def make_network() -> Two:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Two().eval()
-
-
-def loader(count: int = 24, *, shuffle: bool = False) -> DataLoader[Any]:
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.arange(count) % CLASSES
-    images = torch.randn(count, 1, 8, 8, generator=generator) + labels[:, None, None, None]
-    return DataLoader(
-        TensorDataset(images, labels),
-        8,
-        shuffle=shuffle,
-        generator=torch.Generator().manual_seed(2) if shuffle else None,
-    )
 
 
 def run(model: nn.Module, layers: list[str], **options: Any) -> Any:

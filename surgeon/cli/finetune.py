@@ -1,0 +1,76 @@
+"""`surgeon finetune CHECKPOINT --data DATA`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from surgeon.cli.options import (
+    CHECKPOINT,
+    arch_option,
+    data_options,
+    example_images,
+    json_option,
+    open_images,
+    output_options,
+    recipe_option,
+    seed_option,
+    weights_option,
+)
+from surgeon.cli.running import run_and_show
+from surgeon.cli.tuning_options import tuning_config, tuning_options
+
+
+@click.command(name="finetune")
+@click.argument("checkpoint", type=CHECKPOINT)
+@arch_option
+@weights_option
+@data_options(hold_out=0.1)
+@tuning_options
+@output_options
+@seed_option
+@recipe_option
+@json_option
+def command(
+    checkpoint: Path,
+    arch: str | None,
+    weights: str | None,
+    epochs: int,
+    teacher: str | None,
+    output: Path | None,
+    overwrite: bool,
+    seed: int,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Fine-tune CHECKPOINT without any operation before, and write the result beside it.
+
+    This is the control of every comparison: what `surgeon apply` gains must be more than what fine-tuning alone does
+    with the same options and seed.
+
+    \b
+    surgeon finetune resnet50.safetensors --data IMAGES --epochs 3
+    """
+    from surgeon.operate.job import Job
+
+    job = Job(
+        checkpoint=checkpoint,
+        method=None,
+        options={},
+        layers=(),
+        arch=arch,
+        images=None if values["data"] is None else lambda model: open_images(model, values, seed),
+        example=lambda model: example_images(model, values["input_size"]),
+        output=output,
+        overwrite=overwrite,
+        epochs=epochs,
+        tuning=tuning_config(values, epochs, seed),
+        teacher=teacher,
+        partner=None,
+        recalibrate=False,
+        seed=seed,
+        batch_size=values["batch_size"],
+        workers=values["workers"],
+        weights=weights,
+    )
+    run_and_show(job, as_json=as_json)

@@ -1,0 +1,78 @@
+"""Fine-tuning a network in memory without any operation: the control of every comparison."""
+
+import dataclasses
+import time
+from collections.abc import Collection
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+
+from surgeon.errors import OptionError
+from surgeon.operate.course import Course
+from surgeon.operate.inputs import Batches
+from surgeon.operate.record import Record
+from surgeon.operate.stages import Gauge
+from surgeon.operate.work import OnBest, OnEpoch, OnStage, Work, find_teacher, fine_tune, finish, make_record
+from surgeon.progress import Track, no_progress
+from surgeon.tuning import TuningConfig, make_accelerator
+
+NAME = "finetune"
+"""What stands for the method in the record."""
+
+
+def finetune(
+    model: nn.Module,
+    train: DataLoader[Any],
+    *,
+    val: DataLoader[Any] | None = None,
+    calibration: Batches | None = None,
+    epochs: int = 10,
+    tuning: TuningConfig | None = None,
+    teacher: nn.Module | str | None = None,
+    frozen: Collection[str] = (),
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    track: Track = no_progress,
+    on_stage: OnStage = lambda stage: None,
+    on_epoch: OnEpoch = lambda record: None,
+    on_best: OnBest = lambda epoch, state: None,
+) -> Record:
+    """Fine-tune a network in place, as `apply` does after an operation, and return the record.
+
+    Args:
+        model: the network.
+        train: batches for fine-tuning.
+        val: batches for top-1, top-5 and loss at every stage; without them there are no such figures.
+        calibration: batches on which the answers are compared with the original's, `train` by default.
+        epochs: epochs of fine-tuning, at least 1.
+        tuning: all other options of fine-tuning; its `epochs` and `seed` are replaced by the arguments.
+        teacher: `original` distils from the network as it came, a module from that one.
+        frozen: names of parameters that keep their values; see `tune`.
+        seed: seed of everything random.
+        accelerator: device and precision; one is made where none is given.
+        track: is told of every batch.
+        on_stage: called with the figures of every finished stage.
+        on_epoch: called with the figures of every epoch.
+        on_best: called at the end with the number and the weights of the best epoch, where it is not the last.
+
+    Returns:
+        The record, with the stages `original` and `finetuned`, and `finetune` for the method.
+
+    Raises:
+        SurgeonError: as for `tune`.
+    """
+    settings = dataclasses.replace(tuning or TuningConfig(), epochs=epochs, seed=seed)
+    if epochs < 1:
+        raise OptionError("No epoch of fine-tuning is asked for.", "Ask for at least one.")
+    accelerator = accelerator or make_accelerator(settings.mixed_precision)
+    teaching = find_teacher(model, teacher)
+    model.to(accelerator.device)
+    start = time.perf_counter()
+    gauge = Gauge(model, val, calibration if calibration is not None else train, accelerator, track)
+    work = Work(model, accelerator, train, val, settings, teaching, seed, gauge, track, on_stage, on_epoch, on_best)
+    course = Course()
+    finish(work, course, "original", None, start)
+    fine_tune(work, course, None, frozen)
+    return make_record(work, course, NAME)
