@@ -183,6 +183,8 @@ def read_recipe(ctx: click.Context, parameter: click.Parameter, path: Path | Non
             value = [f"{setting}={text}" for setting, text in value.items()]
         if known[name].multiple and not isinstance(value, list):
             value = [value]
+        elif isinstance(value, list) and not known[name].multiple:
+            value = ",".join(map(str, value))
         defaults[str(known[name].name)] = value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path

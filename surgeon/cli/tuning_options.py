@@ -1,19 +1,24 @@
-"""The options of fine-tuning, which every command that fine-tunes has."""
+"""The options of fine-tuning, which every command that fine-tunes shares."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgeon.cli.options import combined
+from surgeon.cli.options import combined, numbers
 
 if TYPE_CHECKING:
     from surgeon.tuning import TuningConfig
 
-tuning_options = combined(
-    click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="Epochs of fine-tuning."),
+
+def _milestones(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...]:
+    return numbers(text, "decay-milestones", float) or ()
+
+
+optimizer_options = combined(
     click.option("--opt", default="sgd", show_default=True, help="timm's name of the optimizer."),
     click.option("--lr", type=float, default=0.01, show_default=True, help="Learning rate."),
     click.option("--momentum", type=float, default=0.9, show_default=True, help="Of optimizers that have one."),
@@ -24,19 +29,39 @@ tuning_options = combined(
         show_default=True,
         help="Of all weights but biases and normalization's.",
     ),
+    click.option("--clip-grad", type=float, help="Largest norm of the gradient."),
+    click.option(
+        "--freeze",
+        multiple=True,
+        metavar="PATTERN",
+        help="Modules or parameters to keep as they are: names or globs, e.g. stem, 'layer1.*' or '*.bn1'.",
+    ),
+    click.option(
+        "--layer-decay",
+        type=float,
+        metavar="X",
+        help="Every layer learns X times as fast as the one after it, in timm's order of layers.",
+    ),
+)
+
+schedule_options = combined(
     click.option("--sched", default="cosine", show_default=True, help="timm's name of the schedule, or none."),
     click.option(
         "--warmup-epochs", type=click.IntRange(0), default=0, show_default=True, help="Of a linear rise to --lr."
     ),
-    click.option("--smoothing", type=float, default=0.0, show_default=True, help="Label smoothing."),
-    click.option("--clip-grad", type=float, help="Largest norm of the gradient."),
     click.option(
-        "--mixed-precision",
-        type=click.Choice(["auto", "no", "fp16", "bf16"]),
-        default="auto",
-        show_default=True,
-        help="What the device computes in; auto mixes on GPUs only.",
+        "--decay-rate", type=float, default=0.1, show_default=True, help="Factor of every step of step and multistep."
     ),
+    click.option(
+        "--decay-milestones",
+        metavar="E,E",
+        callback=_milestones,
+        help="Epochs of multistep's steps; one half and three quarters of them by default.",
+    ),
+)
+
+loss_options = combined(
+    click.option("--smoothing", type=float, default=0.0, show_default=True, help="Label smoothing."),
     click.option("--teacher", metavar="original|CKPT", help="Distil from the checkpoint as it came, or from another."),
     click.option(
         "--teacher-weight", type=float, default=0.5, show_default=True, help="The teacher's share of the loss."
@@ -46,17 +71,30 @@ tuning_options = combined(
     ),
 )
 
-TUNING_NAMES = (
-    "opt", "lr", "momentum", "weight_decay", "sched", "warmup_epochs", "smoothing", "clip_grad", "mixed_precision",
-    "teacher_weight", "teacher_temperature",
-)  # fmt: skip
+device_options = combined(
+    click.option(
+        "--mixed-precision",
+        type=click.Choice(["auto", "no", "fp16", "bf16"]),
+        default="auto",
+        show_default=True,
+        help="What the device computes in; auto mixes on GPUs only.",
+    ),
+)
+
+tuning_options = combined(
+    click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="Epochs of fine-tuning."),
+    optimizer_options,
+    schedule_options,
+    loss_options,
+    device_options,
+)
 
 
 def tuning_config(values: Mapping[str, Any], epochs: int, seed: int) -> TuningConfig:
-    """Return the options of fine-tuning that the command line gives.
+    """Return the options of fine-tuning as a configuration.
 
     Args:
-        values: the command's values by parameter name.
+        values: what click read, by the names of the configuration's fields; other names are passed over.
         epochs: epochs of fine-tuning.
         seed: seed of everything random.
 
@@ -65,4 +103,5 @@ def tuning_config(values: Mapping[str, Any], epochs: int, seed: int) -> TuningCo
     """
     from surgeon.tuning import TuningConfig
 
-    return TuningConfig(epochs=epochs, seed=seed, **{name: values[name] for name in TUNING_NAMES})
+    names = {field.name for field in dataclasses.fields(TuningConfig)} - {"epochs", "seed"}
+    return TuningConfig(epochs=epochs, seed=seed, **{name: values[name] for name in names})

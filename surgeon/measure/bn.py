@@ -1,7 +1,7 @@
 """BatchNorm's running statistics, measured anew."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -16,7 +16,14 @@ from surgeon.processes import add_up, count, own_count, shared, synchronized_bat
 from surgeon.progress import Track, no_progress
 
 
-def recalibrate(model: nn.Module, batches: Batches, *, device: torch.device | str, track: Track = no_progress) -> int:
+def recalibrate(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    device: torch.device | str,
+    track: Track = no_progress,
+    fixed: Collection[nn.Module] = (),
+) -> int:
     """Replace the running statistics of the BatchNorm layers by those of the images, and return how many ran.
 
     Mean and variance are the batches' means, each batch counted by its images. Only BatchNorm layers train
@@ -29,11 +36,13 @@ def recalibrate(model: nn.Module, batches: Batches, *, device: torch.device | st
         model: on `device` already.
         batches: `(images float32 [B, C, H, W], labels)`.
         track: is told of every batch.
+        fixed: BatchNorm layers that keep their statistics, and normalize by them meanwhile.
 
     Raises:
         DataError: no batch has two images; the statistics are unchanged.
     """
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    tracking = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    layers = [module for module in tracking if module not in set(fixed)]
     if not layers:
         return 0
     own = track(shared(batches, even=True), "recalibrating", own_count(image_count(batches)))
@@ -45,23 +54,32 @@ def recalibrate(model: nn.Module, batches: Batches, *, device: torch.device | st
             "There is no batch of two or more images to recalibrate BatchNorm on.",
             "Give more images or a larger batch size.",
         )
-    before = [{key: tensor.clone() for key, tensor in layer.state_dict().items()} for layer in layers]
-    with keep_modes(model), _keep_momenta(layers), synchronized_batch_norm(model):
-        update_bn(_weighted(itertools.chain([first], images), model, layers), model, device=torch.device(device))
+    before = {layer: {key: tensor.clone() for key, tensor in layer.state_dict().items()} for layer in tracking}
+    kept = {layer: state for layer, state in before.items() if layer not in set(layers)}
+    with keep_modes(model), _keep_momenta(tracking), synchronized_batch_norm(model):
+        weighted = _weighted(itertools.chain([first], images), model, layers, kept)
+        update_bn(weighted, model, device=torch.device(device))
     used = 0
-    for layer, state in zip(layers, before, strict=True):
+    for layer in layers:
         if layer.num_batches_tracked:
             used += 1
         else:
             # An auxiliary head does not run in evaluation mode, and its statistics were only reset.
-            layer.load_state_dict(state)
+            layer.load_state_dict(before[layer])
     return used
 
 
-def _weighted(batches: Iterable[Tensor], model: nn.Module, layers: list[_BatchNorm]) -> Iterator[Tensor]:
+def _weighted(
+    batches: Iterable[Tensor],
+    model: nn.Module,
+    layers: list[_BatchNorm],
+    kept: Mapping[_BatchNorm, Mapping[str, Tensor]],
+) -> Iterator[Tensor]:
     # update_bn has put the whole network into training mode and every momentum to None, which would count a last,
-    # smaller batch as much as the others.
+    # smaller batch as much as the others; and it has reset every statistic.
     model.eval()
+    for layer, state in kept.items():
+        layer.load_state_dict(state)
     for layer in layers:
         layer.training = True
     seen = 0

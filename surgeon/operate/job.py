@@ -20,7 +20,8 @@ from surgeon.operate.replay import rehearse
 from surgeon.operate.stored_plan import StoredPlan
 from surgeon.tuning import TuningConfig
 from surgeon.tuning.evaluate import count_images
-from surgeon.tuning.modes import has_batch_norm
+from surgeon.tuning.freeze import frozen_names
+from surgeon.tuning.modes import frozen_parameters, has_batch_norm
 from surgeon.tuning.optimizer import create_optimizer
 from surgeon.tuning.schedule import create_schedule
 
@@ -193,14 +194,16 @@ def _check_suffix(path: Path, option: str) -> None:
 
 
 def _check_tuning(job: Job, model: nn.Module) -> None:
-    """Refuse an optimizer or a schedule that cannot be made, and batches too small, before any work is done."""
+    """Refuse what cannot be frozen, optimized or scheduled, and batches too small, before any work is done."""
     if _trains_batch_norm(job, model) and job.batch_size == 1:
         raise OptionError(
             "The network has BatchNorm, whose statistics are those of a batch, and --batch-size 1 gives it one image.",
             "Give a larger --batch-size.",
         )
+    frozen = frozen_names(model, job.tuning.freeze)
     if job.images is not None and job.epochs:
-        create_schedule(create_optimizer(model, job.tuning), job.tuning, 1)
+        with frozen_parameters(model, frozen):
+            create_schedule(create_optimizer(model, job.tuning), job.tuning, 1)
 
 
 def _check_fine_tuning(job: Job) -> None:

@@ -15,6 +15,8 @@ from surgeon.operate.moments import forget
 from surgeon.operate.partner import Partner
 from surgeon.operate.work import Round, Work, finish
 from surgeon.tuning import BetweenEpochs
+from surgeon.tuning.freeze import frozen_names
+from surgeon.tuning.modes import frozen_batch_norms
 
 
 @dataclass(frozen=True)
@@ -91,4 +93,8 @@ def _recalibrate(operation: Operation, made: Plan) -> bool:
     moved = any(not isinstance(edit, (Reorder, Rescale)) for edit in made.edits)
     if not operation.recalibrate or subject.images is None or not moved:
         return False
-    return recalibrate_statistics(subject.model, subject.images, device=subject.device, track=subject.track) > 0
+    fixed = frozen_batch_norms(subject.model, frozen_names(subject.model, operation.work.tuning.freeze))
+    used = recalibrate_statistics(
+        subject.model, subject.images, device=subject.device, track=subject.track, fixed=fixed
+    )
+    return used > 0

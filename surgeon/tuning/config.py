@@ -1,6 +1,7 @@
 """The options of fine-tuning."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from surgeon.errors import OptionError
@@ -20,12 +21,18 @@ class TuningConfig:
         momentum: momentum of the optimizers that have one, in [0, 1).
         weight_decay: weight decay of all parameters but biases and normalization's, at least 0.
         sched: a name of timm's scheduler factory, or "none"; it is stepped every update.
+        decay_rate: factor of the learning rate at every step of "step" and "multistep", in (0, 1].
+        decay_milestones: epochs at which "multistep" takes a step, ascending and above 0; none for one half and three
+            quarters of them.
         warmup_epochs: epochs of linear warmup, in 0..epochs.
         smoothing: label smoothing, in [0, 1) (Szegedy et al. 2016, section 7).
         mixed_precision: what `make_accelerator` is asked for: "auto", "no", "fp16" or "bf16".
         teacher_weight: share of the teacher's soft targets in the loss, in [0, 1].
         teacher_temperature: temperature of the soft targets, above 0.
         clip_grad: largest L2 norm of the gradient of all parameters, above 0, or None.
+        freeze: names and globs of modules and parameters that keep their values; see `frozen_names`.
+        layer_decay: factor of the learning rate from a layer to the one before it, in (0, 1], by timm's order of the
+            layers; None for one rate for all.
         seed: seed of the images' order, the augmentation and dropout, at least 0.
 
     Raises:
@@ -38,12 +45,16 @@ class TuningConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     sched: str = "cosine"
+    decay_rate: float = 0.1
+    decay_milestones: tuple[float, ...] = ()
     warmup_epochs: int = 0
     smoothing: float = 0.0
     mixed_precision: MixedPrecision = "auto"
     teacher_weight: float = 0.5
     teacher_temperature: float = 4.0
     clip_grad: float | None = None
+    freeze: tuple[str, ...] = ()
+    layer_decay: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -52,12 +63,16 @@ class TuningConfig:
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < float("inf"), "at least 0")
         _check("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs <= self.epochs, f"in 0..{self.epochs}")
+        _check("decay_rate", self.decay_rate, 0 < self.decay_rate <= 1, "in (0, 1]")
+        ascending = all(before < after for before, after in pairwise((0, *self.decay_milestones)))
+        _check("decay_milestones", self.decay_milestones, ascending, "a list of epochs above 0 that ascends")
         _check("smoothing", self.smoothing, 0 <= self.smoothing < 1, "in [0, 1)")
         known = ", ".join(MIXED_PRECISIONS)
         _check("mixed_precision", self.mixed_precision, self.mixed_precision in MIXED_PRECISIONS, f"one of {known}")
         _check("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "in [0, 1]")
         _check("teacher_temperature", self.teacher_temperature, 0 < self.teacher_temperature < float("inf"), "above 0")
         _check("clip_grad", self.clip_grad, self.clip_grad is None or self.clip_grad > 0, "above 0, or none")
+        _check("layer_decay", self.layer_decay, self.layer_decay is None or 0 < self.layer_decay <= 1, "in (0, 1]")
         _check("seed", self.seed, self.seed >= 0, "at least 0")
 
 

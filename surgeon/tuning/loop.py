@@ -19,10 +19,11 @@ from surgeon.tuning.batches import images_in
 from surgeon.tuning.config import TuningConfig
 from surgeon.tuning.distill import Objective
 from surgeon.tuning.evaluate import Scores, count_images, evaluate
+from surgeon.tuning.freeze import frozen_names
 from surgeon.tuning.modes import derived_seed, frozen_parameters, kept_modes, seeded, train_unfrozen
 from surgeon.tuning.optimizer import create_optimizer
 from surgeon.tuning.records import EpochRecord, Metrics, Score, Tuned, epoch_record
-from surgeon.tuning.schedule import create_schedule
+from surgeon.tuning.schedule import base_rate, create_schedule
 
 BetweenEpochs = Callable[[int, Optimizer], dict[str, Any] | None]
 OnEpoch = Callable[[EpochRecord], None]
@@ -103,8 +104,8 @@ def tune(
             default `Objective` with the options of `config`.
         score: called as `score(model)` after every epoch; it returns `Scores` or `Metrics`, which say what is best. By
             default `evaluate` on `val_loader`.
-        frozen: names of parameters that keep their values. A BatchNorm keeps its running statistics when all of its
-            parameters are named (one without parameters: when its running mean is).
+        frozen: names of parameters that keep their values, beside those of `config.freeze`. A BatchNorm keeps its
+            running statistics when all of its parameters are named (one without parameters: when its running mean is).
         between_epochs: called as `between_epochs(epoch, optimizer)` before every epoch but the first; it may edit
             weights in place, and what it returns is recorded.
         on_epoch: called with the record of every epoch.
@@ -114,6 +115,7 @@ def tune(
         The records and the best weights.
 
     Raises:
+        LayerError: a pattern of `config.freeze` matches nothing.
         OptionError: no epoch, no parameter to train, an unknown name, a teacher of other classes or beside another
             `objective`, neither `val_loader` nor `score`, a loss that is no scalar, or one that became NaN or infinite.
         DataError: there is no training or validation image.
@@ -121,10 +123,11 @@ def tune(
     if config.epochs < 1:
         raise OptionError("No epoch of fine-tuning is asked for.", "Ask for at least one, or do not fine-tune.")
     networks = (model,) if teacher is None else (model, teacher)
+    frozen = frozen_names(model, config.freeze).union(frozen)
     try:
         with kept_modes(*networks), frozen_parameters(model, frozen):
             objective = _objective(config, objective, teacher, accelerator)
-            run = _prepare(model, train_loader, config, accelerator, objective, frozenset(frozen), track)
+            run = _prepare(model, train_loader, config, accelerator, objective, frozen, track)
             score = score or _scoring(val_loader, accelerator, track)
             for epoch in range(config.epochs):
                 operation = between_epochs(epoch, run.optimizer.optimizer) if between_epochs and epoch else None
@@ -161,10 +164,11 @@ def train_by_epochs(
     Yields:
         The number of the epoch that has just been trained.
     """
+    frozen = frozen_names(model, config.freeze)
     try:
-        with kept_modes(model):
+        with kept_modes(model), frozen_parameters(model, frozen):
             objective = _objective(config, objective, None, accelerator)
-            run = _prepare(model, train_loader, config, accelerator, objective, frozenset(), track)
+            run = _prepare(model, train_loader, config, accelerator, objective, frozen, track)
             for epoch in range(config.epochs):
                 if between_epochs is not None and epoch:
                     between_epochs(epoch, run.optimizer.optimizer)
@@ -245,7 +249,7 @@ def _epoch(
     run: _Run, score: Score, epoch: int, operation: dict[str, Any] | None
 ) -> tuple[EpochRecord, Scores | Metrics]:
     start = time.perf_counter()
-    lr = float(run.optimizer.param_groups[0]["lr"])
+    lr = base_rate(run.optimizer)
     trained = _trained(run, epoch)
     scores = score(run.model)
     record = epoch_record(

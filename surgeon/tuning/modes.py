@@ -60,9 +60,17 @@ def train_unfrozen(model: nn.Module, frozen: Collection[str]) -> None:
             none when its running mean is.
     """
     model.train()
-    for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, _BatchNorm) and _batch_norm_is_frozen(path, module, frozen):
-            module.eval()
+    for module in frozen_batch_norms(model, frozen):
+        module.eval()
+
+
+def frozen_batch_norms(model: nn.Module, frozen: Collection[str]) -> list[nn.Module]:
+    """Return the BatchNorms that are frozen; `frozen` as for `train_unfrozen`."""
+    return [
+        module
+        for path, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, _BatchNorm) and _batch_norm_is_frozen(path, module, frozen)
+    ]
 
 
 def _batch_norm_is_frozen(path: str, module: _BatchNorm, frozen: Collection[str]) -> bool:

@@ -18,21 +18,34 @@ COPIES_OF_WEIGHTS = frozenset({"lookahead_slow_buff", "x0"})
 def create_optimizer(model: nn.Module, config: TuningConfig) -> Optimizer:
     """Make timm's optimizer for the parameters that are trained, with no weight decay on biases and normalization.
 
+    With `layer_decay`, a group's learning rate is the option's times its `lr_scale`, as `create_schedule` sets it.
+
     Args:
         model: the network; parameters without `requires_grad` are left out.
-        config: `opt`, `lr`, `momentum` and `weight_decay` are read.
+        config: `opt`, `lr`, `momentum`, `weight_decay` and `layer_decay` are read.
 
     Raises:
-        OptionError: timm has no such optimizer, it lacks a package or device, or there is no parameter to train.
+        OptionError: timm has no such optimizer, it lacks a package or device, there is no parameter to train, or the
+            network does not tell the order of its layers.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise OptionError(
             "Every parameter of the network is frozen, so there is nothing to fine-tune.",
             "Freeze fewer layers, or do not fine-tune.",
         )
+    if config.layer_decay is not None and not hasattr(model, "group_matcher"):
+        raise OptionError(
+            "The learning rate cannot decay from layer to layer: the network does not tell the order of its layers.",
+            "Leave the layer-wise decay out; timm's networks have such an order (group_matcher).",
+        )
     try:
         return create_optimizer_v2(
-            model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+            model,
+            opt=config.opt,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            layer_decay=config.layer_decay,
         )
     except (ValueError, ImportError, AssertionError) as error:
         known = [str(name) for name in list_optimizers()]

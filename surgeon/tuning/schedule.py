@@ -13,12 +13,13 @@ from surgeon.tuning.config import TuningConfig
 def create_schedule(optimizer: Optimizer, config: TuningConfig, updates_per_epoch: int) -> Scheduler | None:
     """Make timm's schedule of the learning rate, stepped by `step_update(updates)` after every update.
 
-    "step" divides the rate by ten after every third of the epochs, "multistep" after one half and three quarters (He et
-    al. 2016, section 4.2); the other schedules are timm's own. The warmup lies within the epochs.
+    "step" multiplies the rate by `decay_rate` after every third of the epochs, "multistep" at `decay_milestones`, by
+    default after one half and three quarters (He et al. 2016, section 4.2); the other schedules are timm's own. The
+    warmup lies within the epochs.
 
     Args:
-        optimizer: the optimizer; its learning rate is set to that of the first update.
-        config: `sched`, `epochs` and `warmup_epochs` are read.
+        optimizer: the optimizer; its learning rates are set to those of the first update.
+        config: `sched`, `epochs`, `warmup_epochs`, `decay_rate` and `decay_milestones` are read.
         updates_per_epoch: number of updates an epoch, at least 1.
 
     Returns:
@@ -34,7 +35,7 @@ def create_schedule(optimizer: Optimizer, config: TuningConfig, updates_per_epoc
     # timm's own default falls after 90 epochs; to other schedules the option means something else.
     decay: dict[str, Any] = {"decay_epochs": config.epochs / 3} if config.sched == "step" else {}
     # timm multiplies the milestones by the updates an epoch, so fractions of epochs are as good as its whole numbers.
-    decay["decay_milestones"] = [config.epochs / 2, config.epochs * 3 / 4]
+    decay["decay_milestones"] = list(config.decay_milestones) or [config.epochs / 2, config.epochs * 3 / 4]
     try:
         schedule: Scheduler | None
         schedule, _ = create_scheduler_v2(
@@ -44,6 +45,7 @@ def create_schedule(optimizer: Optimizer, config: TuningConfig, updates_per_epoc
             warmup_epochs=config.warmup_epochs,
             step_on_epochs=False,
             updates_per_epoch=updates_per_epoch,
+            decay_rate=config.decay_rate,
             **decay,
         )
     except ValueError as error:
@@ -51,7 +53,24 @@ def create_schedule(optimizer: Optimizer, config: TuningConfig, updates_per_epoc
     # Older versions of timm return nothing for a name that they do not know.
     if schedule is None and config.sched != "none":
         raise _refusal(config.sched)
+    _scale_first_rates(optimizer, schedule)
     return schedule
+
+
+def _scale_first_rates(optimizer: Optimizer, schedule: Scheduler | None) -> None:
+    """Give groups with a scale of their own the learning rate of the first update; timm scales from the second on."""
+    scaled = [group for group in optimizer.param_groups if "lr_scale" in group]
+    if scaled and schedule is not None:
+        schedule.step_update(0)
+    elif schedule is None:
+        for group in scaled:
+            group["lr"] *= group["lr_scale"]
+
+
+def base_rate(optimizer: Optimizer) -> float:
+    """Return the learning rate as it is now, without the scales of layer-wise decay."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"] / group.get("lr_scale", 1.0))
 
 
 def _refusal(name: str) -> OptionError:

@@ -40,6 +40,17 @@ def test_one_batch_gives_its_own_statistics_to_every_layer() -> None:
     torch.testing.assert_close(model[2].running_var, torch.ones(2), atol=5e-3, rtol=0)
 
 
+def test_a_fixed_layer_keeps_every_bit_and_normalizes_by_them() -> None:
+    images = torch.randn(30, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 3 + 5
+    model = network()
+    model[0].running_mean.fill_(4)
+    model[0].running_var.fill_(9 - model[0].eps)
+    before = {key: value.clone() for key, value in model[0].state_dict().items()}
+    assert recalibrate(model, [labelled(images)], device="cpu", fixed=[model[0]]) == 1
+    assert all(torch.equal(value, before[key]) for key, value in model[0].state_dict().items())
+    torch.testing.assert_close(model[2].running_mean, ((images - 4) / 3).mean((0, 2, 3)))
+
+
 def test_modes_momenta_and_the_global_generator_are_left_alone() -> None:
     model = network().train()
     model[0].eval()

@@ -191,6 +191,20 @@ def test_frozen_parameters_and_running_statistics_keep_every_bit(fit):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("by_epochs", [False, True])
+def test_patterns_freeze_like_names(fit, accelerator, by_epochs):
+    model = network()
+    before = snapshot(model)
+    config = TuningConfig(epochs=2, lr=0.1, weight_decay=0.1, freeze=("0", "1", "8.bias"))
+    if by_epochs:
+        list(train_by_epochs(model, shuffled(images()), config, accelerator=accelerator))
+    else:
+        fit(model, config)
+    kept = {key for key, value in model.state_dict().items() if torch.equal(value, before[key])}
+    assert kept == {"0.weight", *(key for key in before if key.startswith("1.")), "8.bias"}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_a_batch_norm_without_parameters_is_frozen_by_its_running_mean(fit):
     model = network()
     model[1] = nn.BatchNorm2d(4, affine=False)

@@ -1,9 +1,13 @@
+import dataclasses
+
 import pytest
+import timm
 import torch
 from torch import nn
 
 from surgeon.errors import OptionError
-from surgeon.tuning import TuningConfig, clear_moments, create_optimizer, make_accelerator
+from surgeon.tuning import TuningConfig, clear_moments, create_optimizer, create_schedule, make_accelerator
+from surgeon.tuning.schedule import base_rate
 
 
 def small_network() -> nn.Sequential:
@@ -26,6 +30,32 @@ def test_weight_decay_spares_biases_and_normalization():
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     assert {name for name, p in model.named_parameters() if id(p) in decayed} == {"0.weight", "3.weight"}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 6
+
+
+def test_layer_decay_slows_every_layer_by_its_distance_from_the_last():
+    model = timm.create_model("test_vit", num_classes=3)
+    config = TuningConfig(epochs=2, lr=0.4, layer_decay=0.5, weight_decay=0.1)
+    for sched, first in (("cosine", 0.4), ("none", 0.4)):
+        optimizer = create_optimizer(model, config)
+        create_schedule(optimizer, dataclasses.replace(config, sched=sched), 1)
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        by_name = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+        # timm's order: the embedding, the blocks one by one, the last with its normalization, the classifier.
+        depth = len(model.blocks)
+        assert by_name["head.weight"] == pytest.approx(first)
+        assert by_name["norm.weight"] == pytest.approx(first / 2)
+        for block in range(depth):
+            assert by_name[f"blocks.{block}.mlp.fc1.weight"] == pytest.approx(first / 2 ** (depth - block))
+        assert by_name["patch_embed.proj.weight"] == pytest.approx(first / 2 ** (depth + 1))
+        assert base_rate(optimizer) == pytest.approx(first)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays[id(model.norm.weight)] == 0
+    assert decays[id(model.head.weight)] == 0.1
+
+
+def test_layer_decay_of_a_network_without_an_order_is_refused():
+    with pytest.raises(OptionError, match="order of its layers"):
+        create_optimizer(small_network(), TuningConfig(layer_decay=0.5))
 
 
 def test_sgd_step_by_hand():

@@ -43,6 +43,13 @@ def test_multistep_divides_by_ten_after_a_half_and_three_quarters():
     assert rates(TuningConfig(epochs=4, lr=1.0, sched="multistep"), 2) == pytest.approx(expected)
 
 
+def test_multistep_takes_its_own_milestones_and_rate():
+    config = TuningConfig(epochs=5, lr=1.0, sched="multistep", decay_milestones=(1, 3), decay_rate=0.2)
+    # As above, the rate falls with the last update before the milestone.
+    expected = [1, 0.2, 0.2, 0.2, 0.2, 0.04, 0.04, 0.04, 0.04, 0.04]
+    assert rates(config, 2) == pytest.approx(expected)
+
+
 def test_none_leaves_the_rate_alone():
     assert rates(TuningConfig(epochs=2, lr=0.3, sched="none"), 2) == [0.3] * 4
 

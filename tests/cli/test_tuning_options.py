@@ -1,0 +1,76 @@
+"""The options of fine-tuning on the command line: their defaults, their refusals, and that they reach the run."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from command_line import call
+from safetensors.torch import load_file
+
+import surgeon
+from surgeon.cli.apply import command
+from surgeon.tuning import TuningConfig
+
+SMALL = ["--data", "digits", "--limit", "40", "--workers", "0", "--input-size", "3,32,32", "--batch-size", "20"]
+REGENERATE = ["--method", "channel-regeneration", "--epochs", "1", *SMALL]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A timm checkpoint whose file name says what it is, with BatchNorm scales that differ."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model("test_resnet", num_classes=10)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    path = tmp_path / "test_resnet.safetensors"
+    surgeon.save(path, model)
+    return path
+
+
+def test_the_defaults_are_those_of_the_configuration() -> None:
+    given = command.make_context("apply", ["checkpoint"]).params
+    fields = [field.name for field in dataclasses.fields(TuningConfig)]
+    assert {name: given[name] for name in fields} == vars(TuningConfig())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "remedy"),
+    [
+        (["--freeze", "layer9"], "'layer9' of what to freeze matches no module", "layer1"),
+        (["--freeze", "*"], "Every parameter of the network is frozen", "Freeze fewer layers"),
+        (["--decay-milestones", "5,x"], "--decay-milestones is '5,x'", "numbers with commas"),
+        (["--layer-decay", "2"], "layer_decay is 2.0", "in (0, 1]"),
+    ],
+)
+def test_refusals(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny: Path,
+    arguments: list[str],
+    problem: str,
+    remedy: str,
+) -> None:
+    assert call(monkeypatch, "apply", tiny, *REGENERATE, *arguments) == 1
+    first, second = capsys.readouterr().err.strip().splitlines()
+    assert problem in first
+    assert remedy in second
+    assert list(tiny.parent.iterdir()) == [tiny]
+
+
+def test_frozen_stages_keep_every_bit(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    more = ["--layers", "layer4", "--freeze", "layer1", "--freeze", "*bn1", "--layer-decay", "0.5"]
+    assert call(monkeypatch, "apply", tiny, *REGENERATE, *more) == 0
+    result = tiny.with_name("test_resnet-channel-regeneration.safetensors")
+    before, after = load_file(tiny), load_file(result)
+    kept = {key for key in before if torch.equal(before[key], after[key])}
+    frozen = {key for key in before if key.startswith("layer1.") or ("bn1." in key and not key.startswith("layer4"))}
+    assert frozen <= kept
+    assert "layer2.0.bn2.running_mean" not in kept
+    assert "fc.weight" not in kept
+    tuning = json.loads(result.with_suffix(".json").read_text())["tuning"]
+    assert (tuning["freeze"], tuning["layer_decay"]) == (["layer1", "*bn1"], 0.5)

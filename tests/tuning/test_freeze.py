@@ -1,0 +1,36 @@
+import pytest
+from torch import nn
+from two_stages import Two
+
+from surgeon.errors import LayerError
+from surgeon.tuning.freeze import frozen_names
+
+ONE = {f"one.0.{name}" for name in ("weight", "bias")}
+ONE_NORM = {f"one.1.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+TWO_NORM = {name.replace("one", "two") for name in ONE_NORM}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "frozen"),
+    [
+        ((), set()),
+        (("one",), ONE | ONE_NORM),
+        (("*.1",), ONE_NORM | TWO_NORM),
+        (("one.0", "two.1"), ONE | TWO_NORM),
+        (("head.bias",), {"head.bias"}),
+        (("*.0.weight",), {"one.0.weight", "two.0.weight"}),
+    ],
+)
+def test_a_module_freezes_all_that_is_in_it_and_a_parameter_itself(patterns, frozen):
+    assert frozen_names(Two(), patterns) == frozen
+
+
+def test_a_name_is_no_prefix():
+    model = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in range(11)))
+    assert frozen_names(model, ["1"]) == {"1.weight"}
+
+
+def test_a_pattern_that_matches_nothing_names_the_nearest():
+    with pytest.raises(LayerError, match=r"'heads'") as caught:
+        frozen_names(Two(), ["one", "heads"])
+    assert "head" in caught.value.remedy.removesuffix(".").split(": ")[1].split(", ")
