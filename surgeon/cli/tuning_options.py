@@ -62,6 +62,8 @@ schedule_options = combined(
 
 loss_options = combined(
     click.option("--smoothing", type=float, default=0.0, show_default=True, help="Label smoothing."),
+    click.option("--mixup", type=float, default=0.0, show_default=True, help="Alpha of mixup; 0 is none."),
+    click.option("--cutmix", type=float, default=0.0, show_default=True, help="Alpha of cutmix; 0 is none."),
     click.option("--teacher", metavar="original|CKPT", help="Distil from the checkpoint as it came, or from another."),
     click.option(
         "--teacher-weight", type=float, default=0.5, show_default=True, help="The teacher's share of the loss."
@@ -69,6 +71,10 @@ loss_options = combined(
     click.option(
         "--teacher-temperature", type=float, default=4.0, show_default=True, help="Softens the teacher's answers."
     ),
+    click.option(
+        "--model-ema", is_flag=True, help="Evaluate and write a moving average of the weights, not the last ones."
+    ),
+    click.option("--model-ema-decay", type=float, default=0.9998, show_default=True, help="Decay of that average."),
 )
 
 device_options = combined(

@@ -21,6 +21,7 @@ from surgeon.operate.stored_plan import StoredPlan
 from surgeon.tuning import TuningConfig
 from surgeon.tuning.evaluate import count_images
 from surgeon.tuning.freeze import frozen_names
+from surgeon.tuning.mixing import check_mixable
 from surgeon.tuning.modes import frozen_parameters, has_batch_norm
 from surgeon.tuning.optimizer import create_optimizer
 from surgeon.tuning.schedule import create_schedule
@@ -200,6 +201,7 @@ def _check_tuning(job: Job, model: nn.Module) -> None:
             "The network has BatchNorm, whose statistics are those of a batch, and --batch-size 1 gives it one image.",
             "Give a larger --batch-size.",
         )
+    check_mixable(job.tuning, job.batch_size)
     frozen = frozen_names(model, job.tuning.freeze)
     if job.images is not None and job.epochs:
         with frozen_parameters(model, frozen):

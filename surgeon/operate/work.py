@@ -130,7 +130,9 @@ def make_record(
     notes = []
     if work.train is None or work.tuning.epochs == 0:
         notes.append("No fine-tuning was done; the network has not learnt to use what was edited.")
-    elif work.val is None:
+    elif work.tuning.model_ema:
+        notes.append("The figures of the epochs and the weights are those of the moving average (--model-ema).")
+    if work.train is not None and work.tuning.epochs and work.val is None:
         notes.append("Without validation images the figures of the epochs are those of the training images.")
     architecture = getattr(work.model, "surgeon_architecture", None)
     return Record(

@@ -26,6 +26,10 @@ class TuningConfig:
             quarters of them.
         warmup_epochs: epochs of linear warmup, in 0..epochs.
         smoothing: label smoothing, in [0, 1) (Szegedy et al. 2016, section 7).
+        mixup: α of mixup, at least 0, where 0 is none; see `Mixing`.
+        cutmix: α of cutmix, likewise.
+        model_ema: evaluate and keep a moving average of the weights instead of the weights themselves; see `Average`.
+        model_ema_decay: its decay, in [0, 1).
         mixed_precision: what `make_accelerator` is asked for: "auto", "no", "fp16" or "bf16".
         teacher_weight: share of the teacher's soft targets in the loss, in [0, 1].
         teacher_temperature: temperature of the soft targets, above 0.
@@ -49,6 +53,10 @@ class TuningConfig:
     decay_milestones: tuple[float, ...] = ()
     warmup_epochs: int = 0
     smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    model_ema: bool = False
+    model_ema_decay: float = 0.9998
     mixed_precision: MixedPrecision = "auto"
     teacher_weight: float = 0.5
     teacher_temperature: float = 4.0
@@ -67,6 +75,9 @@ class TuningConfig:
         ascending = all(before < after for before, after in pairwise((0, *self.decay_milestones)))
         _check("decay_milestones", self.decay_milestones, ascending, "a list of epochs above 0 that ascends")
         _check("smoothing", self.smoothing, 0 <= self.smoothing < 1, "in [0, 1)")
+        _check("mixup", self.mixup, 0 <= self.mixup < float("inf"), "at least 0")
+        _check("cutmix", self.cutmix, 0 <= self.cutmix < float("inf"), "at least 0")
+        _check("model_ema_decay", self.model_ema_decay, 0 <= self.model_ema_decay < 1, "in [0, 1)")
         known = ", ".join(MIXED_PRECISIONS)
         _check("mixed_precision", self.mixed_precision, self.mixed_precision in MIXED_PRECISIONS, f"one of {known}")
         _check("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "in [0, 1]")
@@ -74,6 +85,11 @@ class TuningConfig:
         _check("clip_grad", self.clip_grad, self.clip_grad is None or self.clip_grad > 0, "above 0, or none")
         _check("layer_decay", self.layer_decay, self.layer_decay is None or 0 < self.layer_decay <= 1, "in (0, 1]")
         _check("seed", self.seed, self.seed >= 0, "at least 0")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the training images are mixed with each other."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 def _check(option: str, value: object, fits: bool, expected: str) -> None:

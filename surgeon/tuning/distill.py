@@ -1,4 +1,4 @@
-"""The training loss: labels, auxiliary classifiers, and a teacher's soft targets."""
+"""The training loss: labels of whole or mixed images, auxiliary classifiers, and a teacher's soft targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from surgeon.errors import OptionError
+from surgeon.tuning.mixing import Mixing
 from surgeon.tuning.outputs import split_outputs
 
 # Szegedy et al., Going Deeper with Convolutions, 2015, section 5.
@@ -37,19 +38,22 @@ def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Te
 class Objective:
     """The loss that is minimized: `(1 - w) · cross-entropy + w · soft targets`, w = 0 without a teacher.
 
-    The cross-entropy is that of the logits plus 0.3 times that of each auxiliary classifier.
+    The cross-entropy is that of the logits plus 0.3 times that of each auxiliary classifier. The teacher sees mixed
+    images as the network does.
 
     Args:
         smoothing: label smoothing, in [0, 1).
         teacher: a network in evaluation mode on the images' device, or None.
         teacher_weight: w, in [0, 1].
         temperature: temperature of the soft targets, above 0.
+        mixing: mixes the images; the labels are then soft targets, in the images' shares; or None.
     """
 
     smoothing: float = 0.0
     teacher: nn.Module | None = None
     teacher_weight: float = 0.5
     temperature: float = 4.0
+    mixing: Mixing | None = None
 
     def __call__(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Pass the images through the network and return the loss, a scalar.
@@ -62,17 +66,21 @@ class Objective:
             OptionError: the teacher knows another number of classes than the network.
         """
         images, labels = batch
+        shares = None
+        if self.mixing is not None:
+            images, shares = self.mixing(images)
         logits, auxiliary = split_outputs(model(images))
-        loss = self._cross_entropy(logits, labels)
+        targets = labels if shares is None else shares @ functional.one_hot(labels, logits.shape[1]).to(shares)
+        loss = self._cross_entropy(logits, targets)
         for other in auxiliary:
-            loss = loss + AUXILIARY_WEIGHT * self._cross_entropy(other, labels)
+            loss = loss + AUXILIARY_WEIGHT * self._cross_entropy(other, targets)
         if self.teacher is None:
             return loss
         soft = soft_target_loss(logits, self._ask(self.teacher, images, logits.shape[1]), self.temperature)
         return (1 - self.teacher_weight) * loss + self.teacher_weight * soft
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
+    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(logits.float(), targets, label_smoothing=self.smoothing)
 
     @staticmethod
     def _ask(teacher: nn.Module, images: Tensor, classes: int) -> Tensor:

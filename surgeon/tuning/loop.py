@@ -15,11 +15,13 @@ from torch.utils.data import DataLoader
 
 from surgeon.errors import DataError, OptionError
 from surgeon.progress import Track, no_progress
+from surgeon.tuning.average import Average
 from surgeon.tuning.batches import images_in
 from surgeon.tuning.config import TuningConfig
 from surgeon.tuning.distill import Objective
 from surgeon.tuning.evaluate import Scores, count_images, evaluate
 from surgeon.tuning.freeze import frozen_names
+from surgeon.tuning.mixing import Mixing, check_mixable
 from surgeon.tuning.modes import derived_seed, frozen_parameters, kept_modes, seeded, train_unfrozen
 from surgeon.tuning.optimizer import create_optimizer
 from surgeon.tuning.records import EpochRecord, Metrics, Score, Tuned, epoch_record
@@ -36,7 +38,7 @@ BATCHES_BETWEEN_CHECKS = 100
 
 @dataclass
 class _Run:
-    """What is trained, with what, and in the last four fields how far it has come."""
+    """What is trained, with what, and from `ema` on how far it has come."""
 
     config: TuningConfig
     accelerator: Accelerator
@@ -49,11 +51,17 @@ class _Run:
     objective: BatchLoss
     train_loader: DataLoader[Any]
     images: int | None
+    ema: Average | None = None
     updates: int = 0
     epochs: list[EpochRecord] = field(default_factory=list)
     best_epoch: int = 0
     best_rank: float = -inf
     best_state: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def result(self) -> nn.Module:
+        """The network whose weights are what counts: the average, if there is one."""
+        return self.module if self.ema is None else self.ema.module
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,9 @@ def tune(
     torch's own shuffling anew by `config.seed`, and tells its number to a sampler or data set that has `set_epoch`. The
     model stays on the accelerator's device; its modes and its `requires_grad` are put back. Afterwards the accelerator
     holds none of its objects any more.
+
+    With `config.model_ema` the scores of every epoch, the best weights, and at the end the network's own are those of
+    the moving average. Where `between_epochs` edits weights, the average begins anew from the edited network.
 
     Networks that classify need no more than that. Any other task brings its `objective`, its `score`, or both; its
     batches may then be of any structure of tensors, which accelerate moves to the device.
@@ -128,13 +139,16 @@ def tune(
         with kept_modes(*networks), frozen_parameters(model, frozen):
             objective = _objective(config, objective, teacher, accelerator)
             run = _prepare(model, train_loader, config, accelerator, objective, frozen, track)
+            run.ema = Average(model, config.model_ema_decay) if config.model_ema else None
             score = score or _scoring(val_loader, accelerator, track)
             for epoch in range(config.epochs):
-                operation = between_epochs(epoch, run.optimizer.optimizer) if between_epochs and epoch else None
+                operation = _operate(run, between_epochs, epoch) if between_epochs and epoch else None
                 record, scores = _epoch(run, score, epoch, operation)
                 _keep(run, record, scores.rank)
                 if on_epoch is not None:
                     on_epoch(record)
+            if run.ema is not None:
+                model.load_state_dict(run.ema.module.state_dict())
     finally:
         accelerator.free_memory()
     return Tuned(tuple(run.epochs), run.best_epoch, run.best_state)
@@ -184,7 +198,13 @@ def _objective(
     if own is None:
         if teacher is not None:
             teacher.to(accelerator.device).eval()
-        return Objective(config.smoothing, teacher, config.teacher_weight, config.teacher_temperature)
+        mixing = Mixing(config.mixup, config.cutmix) if config.mixes else None
+        return Objective(config.smoothing, teacher, config.teacher_weight, config.teacher_temperature, mixing)
+    if config.mixes:
+        raise OptionError(
+            "Mixup or cutmix is asked for beside an objective, which would not know of the mixed labels.",
+            "Leave them out, or let the objective mix.",
+        )
     if teacher is not None:
         raise OptionError(
             "A teacher is given beside an objective, which would not ask it.", "Let the objective ask the teacher."
@@ -211,6 +231,7 @@ def _prepare(
     images = count_images(train_loader)
     if len(train_loader) == 0:
         raise DataError("There is no batch of training images.", "Give more images, or a smaller batch size.")
+    check_mixable(config, train_loader.batch_size)
     prepared = _prepare_model(model, accelerator)
     optimizer = accelerator.prepare(create_optimizer(model, config))
     loader = accelerator.prepare(train_loader)
@@ -245,13 +266,24 @@ def _prepare_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     return prepared
 
 
+def _operate(run: _Run, hook: BetweenEpochs, epoch: int) -> dict[str, Any] | None:
+    """Let the hook edit the network; the average begins anew where it did."""
+    if run.ema is None:
+        return hook(epoch, run.optimizer.optimizer)
+    before = {name: value.clone() for name, value in run.module.state_dict().items()}
+    operation = hook(epoch, run.optimizer.optimizer)
+    if not all(torch.equal(value, before[name]) for name, value in run.module.state_dict().items()):
+        run.ema.restart(run.module)
+    return operation
+
+
 def _epoch(
     run: _Run, score: Score, epoch: int, operation: dict[str, Any] | None
 ) -> tuple[EpochRecord, Scores | Metrics]:
     start = time.perf_counter()
     lr = base_rate(run.optimizer)
     trained = _trained(run, epoch)
-    scores = score(run.model)
+    scores = score(run.model if run.ema is None else run.ema.module)
     record = epoch_record(
         scores,
         epoch=epoch,
@@ -305,6 +337,8 @@ def _step(run: _Run, batch: Any) -> Tensor:
             run.updates += 1
             if run.schedule is not None:
                 run.schedule.step_update(run.updates)
+            if run.ema is not None:
+                run.ema.update(run.module)
     return loss.detach()
 
 
@@ -338,4 +372,4 @@ def _keep(run: _Run, record: EpochRecord, rank: float) -> None:
     run.epochs.append(record)
     if rank > run.best_rank or not run.best_state:
         run.best_epoch, run.best_rank = record.epoch, rank
-        run.best_state = {name: value.detach().to("cpu", copy=True) for name, value in run.module.state_dict().items()}
+        run.best_state = {name: value.detach().to("cpu", copy=True) for name, value in run.result.state_dict().items()}

@@ -44,6 +44,8 @@ def test_the_defaults_are_those_of_the_configuration() -> None:
         (["--freeze", "layer9"], "'layer9' of what to freeze matches no module", "layer1"),
         (["--freeze", "*"], "Every parameter of the network is frozen", "Freeze fewer layers"),
         (["--decay-milestones", "5,x"], "--decay-milestones is '5,x'", "numbers with commas"),
+        (["--mixup", "-1"], "mixup is -1.0", "at least 0"),
+        (["--model-ema-decay", "1"], "model_ema_decay is 1.0", "in [0, 1)"),
         (["--layer-decay", "2"], "layer_decay is 2.0", "in (0, 1]"),
     ],
 )

@@ -162,6 +162,59 @@ def test_a_sampler_is_told_the_epoch_in_every_tuning(fit):
     assert told == [0, 0, 1, 1] * 2
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_the_averaged_weights_are_scored_kept_and_handed_back(fit, accelerator, edited):
+    model, after_updates, starts = network(), [], [0]
+
+    def track(batches, description, total_images=None):
+        for batch in batches:
+            yield batch
+            if description.startswith("epoch"):
+                after_updates.append(snapshot(model))
+
+    def hook(epoch, optimizer):
+        if edited and epoch == 1:
+            starts.append(len(after_updates))
+            with torch.no_grad():
+                model[3].weight.neg_()
+
+    config = TuningConfig(epochs=3, lr=0.1, model_ema=True, model_ema_decay=0.5)
+    tuned = fit(model, config, track=track, between_epochs=hook)
+    expected = {}
+    for number, state in enumerate(after_updates[starts[-1] :]):
+        decay = min(0.5, 1 - (1 + number) ** (-2 / 3))
+        expected = {
+            key: decay * expected.get(key, value) + (1 - decay) * value if value.is_floating_point() else value
+            for key, value in state.items()
+        }
+    assert len(after_updates) == 9
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, expected[key])
+    assert not torch.equal(model[3].weight, after_updates[-1]["3.weight"])
+    scores = evaluate(model, DataLoader(images(), 8), accelerator=accelerator)
+    assert (scores.top1, scores.loss) == (tuned.epochs[-1].top1, tuned.epochs[-1].loss)
+    best = network()
+    best.load_state_dict(tuned.best_state)
+    scores = evaluate(best, DataLoader(images(), 8), accelerator=accelerator)
+    assert (scores.top1, scores.loss) == (tuned.epochs[tuned.best_epoch].top1, tuned.epochs[tuned.best_epoch].loss)
+
+
+def test_mixed_images_follow_the_seed_alone_and_train(fit):
+    states = []
+    for noise in (1, 2):
+        numpy.random.seed(noise)
+        model = network()
+        tuned = fit(model, TuningConfig(epochs=6, lr=0.2, mixup=0.2, cutmix=1.0, seed=3))
+        states.append(snapshot(model))
+    assert same_bits(*states)
+    assert tuned.epochs[-1].top1 > 60
+
+
+def test_mixing_beside_an_objective_is_refused(fit):
+    with pytest.raises(OptionError, match="mixed labels"):
+        fit(network(), TuningConfig(epochs=1, mixup=0.2), objective=lambda model, batch: model(batch[0]).mean())
+
+
 def test_the_process_s_random_numbers_are_untouched(fit):
     class Augmented(TensorDataset):
         def __getitem__(self, index):
