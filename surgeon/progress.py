@@ -1,13 +1,50 @@
 """How a long loop tells that it moves, without knowing who listens."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
-Track = Callable[[Iterable[Any], str, int | None], Iterator[Any]]
-"""`track(batches, description, total_images)` yields the batches and reports each one as it is consumed."""
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 
-def no_progress(batches: Iterable[Any], description: str, total_images: int | None = None) -> Iterator[Any]:
+@dataclass(frozen=True)
+class Training:
+    """Where a pass over training images stands.
+
+    Attributes:
+        epoch: number of the epoch, from 0.
+        epochs: how many there will be.
+        loss: returns the mean training loss of the pass so far. It makes the host wait for the device, so it is to be
+            asked every so many batches only, and not before the first of them is done.
+    """
+
+    epoch: int
+    epochs: int
+    loss: Callable[[], float]
+
+
+class Track(Protocol):
+    """`track(batches, description, total_images)` yields the batches and reports each one as it is consumed."""
+
+    def __call__(
+        self,
+        batches: Iterable[Any],
+        description: str,
+        total_images: int | None = None,
+        *,
+        training: Training | None = None,
+    ) -> Iterator[Any]:
+        """Yield the batches.
+
+        Args:
+            batches: batches of images.
+            description: what is done with them, in a word or two.
+            total_images: how many images they have together, where that is known.
+            training: where the fine-tuning stands, when the batches are trained on.
+        """
+
+
+def no_progress(
+    batches: Iterable[Any], description: str, total_images: int | None = None, *, training: Training | None = None
+) -> Iterator[Any]:
     """Yield the batches and report nothing."""
-    del description, total_images
+    del description, total_images, training
     yield from batches

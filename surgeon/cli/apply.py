@@ -22,7 +22,7 @@ from surgeon.cli.options import (
     seed_option,
     weights_option,
 )
-from surgeon.cli.running import run_and_show
+from surgeon.cli.running import run_and_show, tensorboard_option
 from surgeon.cli.tuning_options import tuning_config, tuning_options
 from surgeon.errors import OptionError
 
@@ -92,6 +92,7 @@ def open_given_plan(path: Path, method: str | None, others: Mapping[str, Any]) -
 @click.option("--save-plan", type=CHECKPOINT, help="With --dry-run: write the plan to this .safetensors file.")
 @seed_option
 @recipe_option
+@tensorboard_option
 @json_option
 def command(
     checkpoint: Path,
@@ -111,6 +112,7 @@ def command(
     dry_run: bool,
     save_plan: Path | None,
     seed: int,
+    tensorboard: Path | None,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -125,6 +127,7 @@ def command(
     if save_plan is not None and not dry_run:
         raise click.UsageError("--save-plan goes with --dry-run.")
     from surgeon.cli import render
+    from surgeon.cli.live import View
     from surgeon.operate.job import Job
     from surgeon.operate.record import plan_dict
     from surgeon.operate.run import plan_job
@@ -158,7 +161,7 @@ def command(
         plan_output=save_plan,
     )
     if dry_run:
-        planned = plan_job(job, render.progress, render.say)
+        planned = plan_job(job, View(render.ERR).track, render.say)
         if as_json:
             render.echo(json.dumps(plan_dict(planned), indent=2, default=str))
         else:
@@ -168,4 +171,4 @@ def command(
             )
             render.say(f"This was a dry run. Without --dry-run {outcome}.")
         return
-    run_and_show(job, as_json=as_json)
+    run_and_show(job, as_json=as_json, tensorboard=tensorboard)

@@ -32,6 +32,7 @@ def command(checkpoint: Path, arch: str | None, weights: str | None, seed: int, 
     if values["data"] is None:
         raise DataError("There are no images to evaluate on.", "Name some with --data.")
     from surgeon.cli import render
+    from surgeon.cli.live import View
     from surgeon.data import check_classes, make_loader
     from surgeon.operate.images import check_input
     from surgeon.operate.inputs import num_outputs
@@ -44,7 +45,7 @@ def command(checkpoint: Path, arch: str | None, weights: str | None, seed: int, 
     for note in data.notes:
         render.say(note)
     loader = make_loader(data.val, batch_size=values["batch_size"], workers=values["workers"])
-    scores = evaluate(model, loader, accelerator=make_accelerator(), track=render.progress)
+    scores = evaluate(model, loader, accelerator=make_accelerator(), track=View(render.ERR).track)
     if as_json:
         render.echo(
             json.dumps({"checkpoint": str(checkpoint), "data": data.name, **dataclasses.asdict(scores)}, indent=2)

@@ -17,7 +17,7 @@ from surgeon.cli.options import (
     seed_option,
     weights_option,
 )
-from surgeon.cli.running import run_and_show
+from surgeon.cli.running import run_and_show, tensorboard_option
 from surgeon.cli.tuning_options import tuning_config, tuning_options
 
 
@@ -30,6 +30,7 @@ from surgeon.cli.tuning_options import tuning_config, tuning_options
 @output_options
 @seed_option
 @recipe_option
+@tensorboard_option
 @json_option
 def command(
     checkpoint: Path,
@@ -40,6 +41,7 @@ def command(
     output: Path | None,
     overwrite: bool,
     seed: int,
+    tensorboard: Path | None,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -73,4 +75,4 @@ def command(
         workers=values["workers"],
         weights=weights,
     )
-    run_and_show(job, as_json=as_json)
+    run_and_show(job, as_json=as_json, tensorboard=tensorboard)

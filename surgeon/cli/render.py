@@ -1,45 +1,23 @@
-"""What the user sees: progress bars with images a second, and tables. Everything goes to stderr but results."""
+"""What the user sees when something has ended: lines and tables. Everything goes to stderr but results."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from surgeon.edit.plan import Plan
 from surgeon.methods import Method
 from surgeon.methods.options import describe
 from surgeon.operate.record import Record, Stage
 from surgeon.tuning import EpochRecord
-from surgeon.tuning.batches import images_in
 
 MOST_REMARKS = 5
 """Lines that a result shows of each kind; the record and the dry run have all of them."""
 
 ERR = Console(stderr=True)
 OUT = Console()
-
-
-class ImagesPerSecond(ProgressColumn):
-    """The speed of a pass over images."""
-
-    def render(self, task: Task) -> Text:
-        """Return the speed, or nothing before there is one."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} images/s", style="cyan")
-
-
-def progress(batches: Iterable[Any], description: str, total_images: int | None = None) -> Iterator[Any]:
-    """Yield the batches under a progress bar that counts images."""
-    columns = (TextColumn("{task.description:>12}"), BarColumn(), ImagesPerSecond(), TimeRemainingColumn())
-    with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bar:
-        task = bar.add_task(description, total=total_images)
-        for batch in batches:
-            yield batch
-            bar.advance(task, images_in(batch))
 
 
 def say(text: str) -> None:
@@ -162,9 +140,14 @@ def echo(text: str) -> None:
 
 def epoch_line(record: EpochRecord) -> None:
     """Print one finished epoch of fine-tuning."""
-    figures = [f"{name} {value:.4g}" for name, value in record.metrics.items()]
-    scores = "  ".join(figures) if record.top1 is None else f"top-1 {record.top1:.2f} %"
     say(
-        f"    epoch {record.epoch + 1:>3}  loss {record.train_loss:.4f}  {scores}  "
+        f"    epoch {record.epoch + 1:>3}  loss {record.train_loss:.4f}  {epoch_scores(record)}  "
         f"{record.images_per_second:,.0f} images/s"
     )
+
+
+def epoch_scores(record: EpochRecord) -> str:
+    """Return what a network achieved after an epoch: top-1, or the figures of another task."""
+    if record.top1 is not None:
+        return f"top-1 {record.top1:.2f} %"
+    return "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())

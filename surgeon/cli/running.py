@@ -2,28 +2,73 @@
 
 from __future__ import annotations
 
+import dataclasses
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
+from surgeon.cli.options import CHECKPOINT
+from surgeon.errors import OptionError
+
 if TYPE_CHECKING:
+    from surgeon.cli.events import Events
     from surgeon.operate.job import Job
+    from surgeon.operate.record import Stage
+    from surgeon.tuning import EpochRecord
+
+tensorboard_option = click.option(
+    "--tensorboard", type=CHECKPOINT, metavar="DIR", help="Write the figures to this directory as TensorBoard's events."
+)
 
 
-def run_and_show(job: Job, *, as_json: bool) -> None:
+def run_and_show(job: Job, *, as_json: bool, tensorboard: Path | None) -> None:
     """Run a job, show its stages and epochs as they end, and print the record, or where it is.
 
     Args:
         job: what to do.
         as_json: print the record to stdout, and everything else to stderr.
+        tensorboard: directory for events, or None.
 
     Raises:
+        OptionError: events are wanted, and the package tensorboard is missing.
         SurgeonError: see `run_job`.
     """
     from surgeon.cli import render
+    from surgeon.cli.live import View
     from surgeon.operate.run import run_job
 
-    record = run_job(job, track=render.progress, on_stage=render.stage_line, on_epoch=render.epoch_line, say=render.say)
+    view = View(render.ERR)
+    with ExitStack() as stack:
+        events = None if tensorboard is None else stack.enter_context(closing(_events(job, tensorboard)))
+
+        def on_stage(stage: Stage) -> None:
+            render.stage_line(stage)
+            if events is not None:
+                events.stage(stage)
+
+        def on_epoch(record: EpochRecord) -> None:
+            view.epoch(record)
+            if events is not None:
+                events.epoch(record)
+
+        record = run_job(job, track=view.track, on_stage=on_stage, on_epoch=on_epoch, say=render.say)
     render.record_table(record, to_stderr=as_json)
     if as_json:
         render.echo(record.to_json().rstrip())
     else:
         render.echo(f"{job.result}\n{job.record}")
+
+
+def _events(job: Job, directory: Path) -> Events:
+    try:
+        from surgeon.cli.events import Events
+    except ImportError as error:
+        raise OptionError(
+            "--tensorboard needs the package tensorboard, which is not installed.",
+            "Install it with `pip install tensorboard`, or leave --tensorboard out.",
+        ) from error
+    asked = {"method": job.method, "options": dict(job.options), "layers": job.layers, "teacher": job.teacher}
+    files = {"checkpoint": job.checkpoint, "output": job.result, "batch_size": job.batch_size}
+    return Events(directory, {**files, **asked, "tuning": dataclasses.asdict(job.tuning)})

@@ -1,7 +1,7 @@
 """The second network of a method that mixes two, which may train along."""
 
 import dataclasses
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from surgeon.edit.plan import Plan
 from surgeon.errors import OptionError
 from surgeon.operate.inputs import Subject, measured_inputs
 from surgeon.operate.moments import forget
+from surgeon.progress import Track, Training
 from surgeon.tuning import TuningConfig, train_by_epochs
 
 SEED_SHIFT = 1
@@ -48,7 +49,12 @@ class Partner:
         if getattr(subject.config, "every", None) and train is not None and tuning.epochs:
             settings = dataclasses.replace(tuning, seed=tuning.seed + SEED_SHIFT)
             self._epochs = train_by_epochs(
-                model, train, settings, accelerator=accelerator, between_epochs=self._carry_out, track=subject.track
+                model,
+                train,
+                settings,
+                accelerator=accelerator,
+                between_epochs=self._carry_out,
+                track=_aside(subject.track),
             )
 
     @property
@@ -94,3 +100,15 @@ class Partner:
             execute(self._model, self._pending)
             forget(optimizer, self._model, self._pending)
             self._pending = None
+
+
+def _aside(track: Track) -> Track:
+    """Report the partner's epochs as passes of their own: they are not those of the fine-tuning."""
+
+    def report(
+        batches: Iterable[Any], description: str, total_images: int | None = None, *, training: Training | None = None
+    ) -> Iterator[Any]:
+        del training
+        return track(batches, f"partner's {description}", total_images)
+
+    return report

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from surgeon.errors import DataError, OptionError
-from surgeon.progress import Track, no_progress
+from surgeon.progress import Track, Training, no_progress
 from surgeon.tuning.average import Average
 from surgeon.tuning.batches import images_in
 from surgeon.tuning.config import TuningConfig
@@ -308,7 +308,8 @@ def _train(run: _Run, epoch: int) -> _Pass:
     start = time.perf_counter()
     total = torch.zeros((), device=run.accelerator.device)
     images_seen = 0
-    batches = run.track(run.train_loader, f"epoch {epoch + 1}/{run.config.epochs}", run.images)
+    training = Training(epoch, run.config.epochs, lambda: total.item() / images_seen)
+    batches = run.track(run.train_loader, f"epoch {epoch + 1}/{run.config.epochs}", run.images, training=training)
     for number, batch in enumerate(batches, start=1):
         loss = _step(run, batch)
         images = images_in(batch)

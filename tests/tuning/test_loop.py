@@ -380,7 +380,7 @@ def test_a_diverged_run_stops_before_the_epoch_ends(fit):
     stepped = []
     poisoned = TensorDataset(torch.full((300, 1, 6, 6), math.inf), torch.zeros(300, dtype=torch.int64))
 
-    def track(batches, description, total_images=None):
+    def track(batches, description, total_images=None, *, training=None):
         for batch in batches:
             stepped.append(len(batch[1]))
             yield batch
@@ -407,7 +407,7 @@ def test_no_epoch_and_no_image_are_refused(fit):
 def test_progress_names_the_epoch_and_counts_the_images(fit):
     told = []
 
-    def track(batches, description, total_images=None):
+    def track(batches, description, total_images=None, *, training=None):
         told.append((description, total_images))
         yield from batches
 

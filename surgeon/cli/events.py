@@ -1,0 +1,77 @@
+"""The figures of a run as events for TensorBoard."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from surgeon.errors import OutputError
+from surgeon.operate.record import Stage
+from surgeon.processes import is_main
+from surgeon.tuning import EpochRecord
+
+
+class Events:
+    """Writes events; nothing appears before the first stage has ended, and from the main process alone.
+
+    The step of every figure is the number of epochs of fine-tuning that are over, all targets together.
+
+    Args:
+        directory: where to.
+        options: what the run was asked for, kept as text beside the figures.
+
+    Raises:
+        OutputError: the directory is a file.
+    """
+
+    def __init__(self, directory: Path, options: Mapping[str, Any]) -> None:
+        self._directory = directory
+        self._options = options
+        self._writer: SummaryWriter | None = None
+        self._epochs = 0
+        if directory.exists() and not directory.is_dir():
+            raise OutputError(f"{directory} is not a directory.", "Give another one with --tensorboard.")
+
+    def stage(self, stage: Stage) -> None:
+        """Write the figures of a finished stage under its name."""
+        figures = dataclasses.asdict(stage)
+        self._write(stage.name, {name: figures[name] for name in ("top1", "top5", "loss", "drift", "agreement")})
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Write the figures of a finished epoch."""
+        self._epochs += 1
+        speed = {"images_per_second": record.images_per_second}
+        self._write("train", {"loss": record.train_loss, "lr": record.lr, **speed})
+        self._write("val", {"top1": record.top1, "top5": record.top5, "loss": record.loss, **record.metrics})
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, group: str, figures: Mapping[str, float | None]) -> None:
+        if not is_main():
+            return
+        writer = self._writer or self._open()
+        for name, value in figures.items():
+            if value is not None:
+                writer.add_scalar(f"{group}/{name}", value, self._epochs)
+        # A run that is killed leaves the events of all that was finished.
+        writer.flush()
+
+    def _open(self) -> SummaryWriter:
+        try:
+            writer = SummaryWriter(str(self._directory))
+        except OSError as error:
+            raise OutputError(
+                f"No events can be written to {self._directory}: {error.strerror}.",
+                "Give another directory with --tensorboard.",
+            ) from error
+        # TensorBoard reads Markdown, in which an indented line is shown as it is.
+        text = json.dumps(self._options, indent=2, default=str)
+        writer.add_text("options", "\n".join(f"    {line}" for line in text.splitlines()), 0)
+        self._writer = writer
+        return writer
