@@ -137,6 +137,8 @@ def open_images(model: nn.Module, values: dict[str, Any], seed: int) -> ImageDat
         hold_out=values["hold_out"],
         root=values["data_root"],
         download=values["download"],
+        auto_augment=values.get("aa"),
+        erasing=values.get("reprob", 0.0),
     )
 
 

@@ -62,8 +62,6 @@ schedule_options = combined(
 
 loss_options = combined(
     click.option("--smoothing", type=float, default=0.0, show_default=True, help="Label smoothing."),
-    click.option("--mixup", type=float, default=0.0, show_default=True, help="Alpha of mixup; 0 is none."),
-    click.option("--cutmix", type=float, default=0.0, show_default=True, help="Alpha of cutmix; 0 is none."),
     click.option("--teacher", metavar="original|CKPT", help="Distil from the checkpoint as it came, or from another."),
     click.option(
         "--teacher-weight", type=float, default=0.5, show_default=True, help="The teacher's share of the loss."
@@ -75,6 +73,13 @@ loss_options = combined(
         "--model-ema", is_flag=True, help="Evaluate and write a moving average of the weights, not the last ones."
     ),
     click.option("--model-ema-decay", type=float, default=0.9998, show_default=True, help="Decay of that average."),
+)
+
+augmentation_options = combined(
+    click.option("--aa", metavar="POLICY", help="timm's augmentation policy: rand-m9-mstd0.5, augmix-m3-w3, 3a, …"),
+    click.option("--reprob", type=float, default=0.0, show_default=True, help="Probability of random erasing."),
+    click.option("--mixup", type=float, default=0.0, show_default=True, help="Alpha of mixup; 0 is none."),
+    click.option("--cutmix", type=float, default=0.0, show_default=True, help="Alpha of cutmix; 0 is none."),
 )
 
 device_options = combined(
@@ -91,6 +96,7 @@ tuning_options = combined(
     click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="Epochs of fine-tuning."),
     optimizer_options,
     schedule_options,
+    augmentation_options,
     loss_options,
     device_options,
 )

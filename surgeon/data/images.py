@@ -117,11 +117,14 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
 def _seeded(*numbers: int) -> Iterator[None]:
     """Random choices by these numbers alone, for transforms that draw from the global generators."""
     seed = int(np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)[0])
-    state = random.getstate()
+    state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
+        # timm's augmentation policies draw from numpy, which takes seeds of 32 bits.
+        np.random.seed(seed % 2**32)
         try:
             yield
         finally:
             random.setstate(state)
+            np.random.set_state(numpy_state)

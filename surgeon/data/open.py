@@ -53,6 +53,8 @@ def open_data(
     hold_out: float = 0.1,
     root: Path | None = None,
     download: bool = False,
+    auto_augment: str | None = None,
+    erasing: float = 0.0,
 ) -> ImageData:
     """Open a data set without reading its images.
 
@@ -66,16 +68,20 @@ def open_data(
             with 0 all images serve for both, which is right where nothing is trained.
         root: the folder of a `torch/…` data set (./data by default), or the cache of a `hfds/…` one.
         download: let torchvision fetch a `torch/…` data set that is missing.
+        auto_augment: see `training_transform`, like the next.
+        erasing: how likely a rectangle of a training image is replaced by noise.
 
     Raises:
         DataError: the data set is missing, empty, has one class only, or has classes that differ between its splits.
+        OptionError: timm does not know the augmentation policy, or the probability of erasing is out of range.
     """
     if limit is not None and limit < 1:
         raise DataError(f"A limit of {limit} leaves no images.", "Give a limit of at least 1.")
     if not 0 <= hold_out < 1:
         raise DataError(f"A held-out share of {hold_out} is out of range.", "Give a share from 0 to below 1.")
     if named.prefix(spec) in named.STREAMS:
-        return _streamed(spec, config, limit, seed, root)
+        varied = training_transform(config, small=False, flip=True, auto_augment=auto_augment, erasing=erasing)
+        return _streamed(spec, config, varied, limit, seed, root)
     splits = _open(spec, root, download)
     for part in (splits.train, splits.val):
         if part is not None:
@@ -84,7 +90,7 @@ def open_data(
     if is_digits:
         # The digits fill their 8x8 pixels: a crop of the middle would cut them.
         config = replace(config, crop_pct=1.0)
-    varied = training_transform(config, small=is_digits, flip=not is_digits)
+    varied = training_transform(config, small=is_digits, flip=not is_digits, auto_augment=auto_augment, erasing=erasing)
     return _image_data(spec, splits, config, varied, limit, seed, hold_out)
 
 
@@ -181,9 +187,10 @@ def _limit_notes(limit: int, train: Tensor, val: Tensor, images: LabelledImages)
     return tuple(notes)
 
 
-def _streamed(spec: str, config: ImageConfig, limit: int | None, seed: int, root: Path | None) -> ImageData:
+def _streamed(
+    spec: str, config: ImageConfig, varied: Transform, limit: int | None, seed: int, root: Path | None
+) -> ImageData:
     unchanged = evaluation_transform(config)
-    varied = training_transform(config, small=False, flip=True)
     channels = config.input_size[0]
     train, calibration, val = (
         open_stream(spec, root, split, transform, channels=channels, limit=limit, seed=seed, shuffle=shuffle)

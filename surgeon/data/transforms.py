@@ -1,6 +1,7 @@
 """From an image to a normalized tensor: as it is for evaluation, varied for training."""
 
 from collections.abc import Callable
+from typing import Any
 
 from PIL.Image import Image
 from timm.data import create_transform
@@ -9,6 +10,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from surgeon.data.config import ImageConfig
+from surgeon.errors import OptionError
 
 Transform = Callable[[Image], Tensor]
 
@@ -34,40 +36,67 @@ def evaluation_transform(config: ImageConfig) -> Transform:
     return _Evaluation(config)
 
 
-def training_transform(config: ImageConfig, *, small: bool, flip: bool) -> transforms.Compose:
+def training_transform(
+    config: ImageConfig, *, small: bool, flip: bool, auto_augment: str | None = None, erasing: float = 0.0
+) -> transforms.Compose:
     """Vary an image and normalize it.
 
     Args:
         config: the network's input.
         small: the images are small pictures, whatever the network's size.
         flip: a mirrored image shows the same class.
+        auto_augment: a policy in timm's words, such as rand-m9-mstd0.5, augmix-m3-w3, 3a or original; or None.
+        erasing: how likely a rectangle of the image is replaced by noise (Zhong et al., Random Erasing, 2020), in
+            [0, 1].
 
     Returns:
         For small pictures and networks up to 64x64, a crop at random after padding by an eighth, and a flip (He et
         al., Deep Residual Learning, 2016, section 4.2); timm's training transform otherwise.
+
+    Raises:
+        OptionError: timm does not know the policy, or the share is out of range.
     """
-    if small or max(config.input_size[1:]) <= SMALL_SIDE:
-        return _shifted(config, flip)
-    return create_transform(
-        config.input_size,
-        is_training=True,
-        hflip=0.5 if flip else 0.0,
-        interpolation=config.interpolation,
-        mean=config.mean,
-        std=config.std,
-    )
+    if not 0 <= erasing <= 1:
+        raise OptionError(f"The probability of random erasing is {erasing}.", "Give a value in [0, 1].")
+    small = is_small(config, small)
+    # timm's usual change of colours is for photographs.
+    colors: dict[str, Any] = {"color_jitter": None} if small else {}
+    try:
+        cropped, varied, normalized = create_transform(
+            config.input_size,
+            is_training=True,
+            hflip=0.5 if flip else 0.0,
+            auto_augment=auto_augment,
+            re_prob=erasing,
+            re_mode="pixel",
+            interpolation=config.interpolation,
+            mean=config.mean,
+            std=config.std,
+            separate=True,
+            **colors,
+        )
+    except (AssertionError, ValueError, LookupError) as error:
+        raise OptionError(
+            f"timm knows no augmentation policy {auto_augment!r}{f': {error}' if str(error) else ''}.",
+            "Give one such as rand-m9-mstd0.5, augmix-m3-w3, 3a or original.",
+        ) from error
+    steps = _shifted(config, flip) if small else cropped.transforms
+    return transforms.Compose([*steps, *varied.transforms, *normalized.transforms])
 
 
-def _shifted(config: ImageConfig, flip: bool) -> transforms.Compose:
+def is_small(config: ImageConfig, small: bool) -> bool:
+    """Whether images are varied as small pictures are: because they are, or because the network sees no more."""
+    return small or max(config.input_size[1:]) <= SMALL_SIDE
+
+
+def _shifted(config: ImageConfig, flip: bool) -> list[Callable[[Image], Image]]:
     size = config.input_size[1:]
     steps = [
         transforms.Resize(min(size), interpolation=str_to_interp_mode(config.interpolation)),
         transforms.CenterCrop(size),
         transforms.RandomCrop(size, padding=min(size) // PADDED_SHARE),
     ]
-    if flip:
-        steps.append(transforms.RandomHorizontalFlip())
-    return transforms.Compose([*steps, _timm_evaluation(config, crop_pct=1.0)])
+    return [*steps, transforms.RandomHorizontalFlip()] if flip else steps
 
 
 def _timm_evaluation(config: ImageConfig, crop_pct: float) -> transforms.Compose:

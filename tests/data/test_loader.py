@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import accelerate
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -47,6 +48,18 @@ def test_workers_do_not_change_the_batches(workers: int) -> None:
     shared = make_loader(DATA.train, batch_size=16, shuffle=True, seed=5, workers=workers)
     for _ in range(2):
         assert _same(_epoch(alone), _epoch(shared))
+
+
+def test_augmentation_policies_follow_the_seed_alone() -> None:
+    varied = open_data("digits", CONFIG, limit=20, auto_augment="rand-m9-mstd0.5-inc1", erasing=0.5).train
+    epochs = []
+    for noise, workers in ((1, 0), (2, 0), (3, 2)):
+        np.random.seed(noise)
+        state = np.random.get_state()[1].tolist()
+        epochs.append(_epoch(make_loader(varied, batch_size=16, seed=5, workers=workers)))
+        assert np.random.get_state()[1].tolist() == state
+    assert _same(epochs[0], epochs[1])
+    assert _same(epochs[0], epochs[2])
 
 
 def test_every_epoch_differs_in_order_and_augmentation() -> None:

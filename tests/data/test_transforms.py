@@ -7,6 +7,7 @@ from PIL import Image
 
 from surgeon.data import ImageConfig
 from surgeon.data.transforms import evaluation_transform, training_transform
+from surgeon.errors import OptionError
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 
@@ -81,6 +82,39 @@ def test_large_images_are_augmented_as_timm_does() -> None:
     assert "RandomHorizontalFlip" in names
     names = [type(step).__name__ for step in training_transform(_config(128), small=False, flip=False).transforms]
     assert "RandomHorizontalFlip" not in names
+
+
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5", "augmix-m3-w3", "3a", "original"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [32, 72])
+def test_every_policy_of_timm_varies_images_of_every_kind(policy: str, channels: int, side: int) -> None:
+    config = ImageConfig((channels, side, side), MEAN[:channels], STD[:channels], "bicubic", 1.0)
+    transform = training_transform(config, small=False, flip=True, auto_augment=policy, erasing=0.5)
+    image = _noise(side, side).convert("L" if channels == 1 else "RGB")
+    torch.manual_seed(0)
+    made = [transform(image) for _ in range(8)]
+    assert {tuple(out.shape) for out in made} == {(channels, side, side)}
+    assert all(bool(out.isfinite().all()) for out in made)
+    assert not torch.equal(made[0], made[1])
+
+
+def test_erasing_replaces_a_rectangle_and_nothing_else() -> None:
+    # Without the crop's padding and the flip, only the erased pixels differ.
+    config = _config(6)
+    image = _noise(6, 6)
+    plain, erased = (training_transform(config, small=True, flip=False, erasing=share) for share in (0.0, 1.0))
+    assert torch.equal(plain(image), _normalized(image))
+    differ = (erased(image) != plain(image)).any(dim=0)
+    rows, columns = (differ.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
+    assert 0 < len(rows) * len(columns) == int(differ.sum()) < 36
+    assert rows == list(range(rows[0], rows[-1] + 1))
+    assert columns == list(range(columns[0], columns[-1] + 1))
+
+
+@pytest.mark.parametrize(("policy", "erasing"), [("rand-x9", 0.0), ("best", 0.0), (None, -0.1), (None, float("nan"))])
+def test_what_timm_does_not_know_is_refused(policy: str | None, erasing: float) -> None:
+    with pytest.raises(OptionError):
+        training_transform(_config(32), small=False, flip=True, auto_augment=policy, erasing=erasing)
 
 
 def test_small_pictures_for_large_networks_are_padded_too() -> None:
