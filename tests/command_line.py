@@ -1,10 +1,12 @@
-"""The command line, called in the process of the test."""
+"""The command line, called in the process of the test, and a network to call it with."""
 
 import signal
 import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from surgeon.cli.main import main
 
@@ -22,3 +24,10 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
         main()
     signal.signal(signal.SIGTERM, handler)
     return int(stopped.value.code or 0)
+
+
+def small_network(classes: int = 10, channels: int = 3, seed: int = 0) -> torch.nn.Module:
+    """Return a small residual network of timm's with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return timm.create_model("test_resnet", num_classes=classes, in_chans=channels)

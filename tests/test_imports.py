@@ -19,8 +19,10 @@ BELOW: dict[str, set[str]] = {
     "methods": {"errors", "progress", "coupling", "measure", "edit"},
     # Fine-tuning stands above the methods, but knows none of them: any model can be tuned.
     "tuning": {"errors", "progress", "processes"},
-    "data": {"errors"},
+    # Synthesized images are kept in files that are read and written like checkpoints.
+    "data": {"errors", "checkpoint"},
     "checkpoint": {"errors"},
+    "exemplars": {"errors", "progress", "tuning", "data", "checkpoint"},
     "operate": {
         "errors",
         "progress",
@@ -32,6 +34,7 @@ BELOW: dict[str, set[str]] = {
         "tuning",
         "data",
         "checkpoint",
+        "exemplars",
     },
 }
 BELOW["report"] = BELOW["operate"] | {"operate"}

@@ -5,7 +5,7 @@ from surgeon.checkpoint.build import build
 from surgeon.checkpoint.fit import fit
 from surgeon.checkpoint.load import load, open_checkpoint
 from surgeon.checkpoint.read import Checkpoint, read
-from surgeon.checkpoint.write import refuse_existing, save, write_tensors, write_text
+from surgeon.checkpoint.write import refuse_existing, save, write_bytes, write_tensors, write_text
 
 __all__ = [
     "Architecture",
@@ -18,6 +18,7 @@ __all__ = [
     "read",
     "refuse_existing",
     "save",
+    "write_bytes",
     "write_tensors",
     "write_text",
 ]

@@ -83,8 +83,17 @@ def write_text(path: str | Path, text: str, overwrite: bool = False) -> None:
     Raises:
         OutputError: the path exists and `overwrite` is false, or it cannot be written.
     """
+    write_bytes(path, text.encode(), overwrite)
+
+
+def write_bytes(path: str | Path, content: bytes, overwrite: bool = False) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        OutputError: the path exists and `overwrite` is false, or it cannot be written.
+    """
     with _replacing(Path(path), overwrite) as file:
-        file.write(text.encode())
+        file.write(content)
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from surgeon.cli.exemplar_options import FIRST_WORDS, data_free_tuning, exemplar_job, exemplar_options
 from surgeon.cli.options import (
     CHECKPOINT,
     arch_option,
@@ -81,6 +82,7 @@ def open_given_plan(path: Path, method: str | None, others: Mapping[str, Any]) -
 @arch_option
 @weights_option
 @data_options(hold_out=0.1)
+@exemplar_options
 @tuning_options
 @output_options
 @click.option("--no-recalibrate", is_flag=True, help="Leave BatchNorm statistics as the operation made them.")
@@ -94,7 +96,9 @@ def open_given_plan(path: Path, method: str | None, others: Mapping[str, Any]) -
 @recipe_option
 @tensorboard_option
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     checkpoint: Path,
     method: str | None,
     plan_path: Path | None,
@@ -126,8 +130,11 @@ def command(
     options |= {name: str(value) for name, value in given.items() if value is not None}
     if save_plan is not None and not dry_run:
         raise click.UsageError("--save-plan goes with --dry-run.")
+    if values["data"] is None and epochs and not dry_run:
+        click.echo(FIRST_WORDS, err=True)
     from surgeon.cli import render
     from surgeon.cli.live import View
+    from surgeon.data.synthetic import is_synthetic
     from surgeon.operate.job import Job
     from surgeon.operate.record import plan_dict
     from surgeon.operate.run import plan_job
@@ -138,6 +145,8 @@ def command(
         method, options = stored.plan.method, stored.options
     if method is None:
         raise click.UsageError("Missing option '--method' (or '--plan').")
+    if is_synthetic(values["data"]):
+        teacher = data_free_tuning(ctx, values, teacher)
     job = Job(
         checkpoint=checkpoint,
         method=method,
@@ -159,6 +168,7 @@ def command(
         weights=weights,
         plan=stored,
         plan_output=save_plan,
+        exemplars=exemplar_job(values, seed) if values["data"] is None else None,
     )
     if dry_run:
         planned = plan_job(job, View(render.ERR).track, render.say)

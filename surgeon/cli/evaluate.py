@@ -42,6 +42,11 @@ def command(checkpoint: Path, arch: str | None, weights: str | None, seed: int, 
     check_input(model, example_images(model, values["input_size"]))
     data = open_images(model, values, seed)
     check_classes(data, num_outputs(model))
+    if not data.real:
+        raise DataError(
+            f"The labels of {data.name} are nobody's judgement, so right answers on it are not accuracy.",
+            "Name real images with --data; the record of `surgeon apply` has the agreement on exemplars.",
+        )
     for note in data.notes:
         render.say(note)
     loader = make_loader(data.val, batch_size=values["batch_size"], workers=values["workers"])

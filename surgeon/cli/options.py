@@ -64,7 +64,9 @@ def data_options(hold_out: float) -> Decorator:
     """
     return combined(
         click.option(
-            "--data", metavar="DATA", help="A folder of images, a timm name (torch/…, hfds/…, wds/…), or digits."
+            "--data",
+            metavar="DATA",
+            help="A folder of images, a timm name (torch/…, hfds/…, wds/…), digits, exemplars:FILE, or random.",
         ),
         click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images a batch."),
         click.option(
@@ -128,6 +130,7 @@ def example_images(model: nn.Module, input_size: str | None) -> torch.Tensor:
 def open_images(model: nn.Module, values: dict[str, Any], seed: int) -> ImageData:
     """Open the data set that the command line names, in the form that the network wants."""
     from surgeon.data import open_data
+    from surgeon.operate.inputs import num_outputs
 
     return open_data(
         values["data"],
@@ -139,6 +142,7 @@ def open_images(model: nn.Module, values: dict[str, Any], seed: int) -> ImageDat
         download=values["download"],
         auto_augment=values.get("aa"),
         erasing=values.get("reprob", 0.0),
+        classes=num_outputs(model),
     )
 
 

@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from surgeon.data.synthetic import NOTES as SYNTHETIC
 from surgeon.edit.plan import Plan
 from surgeon.methods import Method
 from surgeon.methods.options import describe
@@ -45,22 +46,24 @@ def record_table(record: Record, *, to_stderr: bool) -> None:
     """Print the figures of all stages."""
     table = Table(title=f"{record.method} on {_targets(record.targets)}", title_justify="left")
     table.add_column("stage")
-    for heading in ("top-1 %", "top-5 %", "loss", "drift", "agreement %", "seconds"):
+    scored = any(stage.top1 is not None for stage in record.stages)
+    for heading in (*(("top-1 %", "top-5 %", "loss") if scored else ()), "drift", "agreement %", "seconds"):
         table.add_column(heading, justify="right")
     for stage in record.stages:
         name = stage.name if stage.target is None or len(record.targets) < 2 else f"{stage.name} ({stage.target})"
         agreement = None if stage.agreement is None else 100 * stage.agreement
+        loss = "–" if stage.loss is None else f"{stage.loss:.4f}"
         table.add_row(
             name,
-            percent(stage.top1),
-            percent(stage.top5),
-            "–" if stage.loss is None else f"{stage.loss:.4f}",
+            *((percent(stage.top1), percent(stage.top5), loss) if scored else ()),
             "–" if stage.drift is None else f"{stage.drift:.4f}",
             percent(agreement),
             f"{stage.seconds:.1f}",
         )
     console = ERR if to_stderr else OUT
     console.print(table)
+    if record.data and record.data["kind"] != "images":
+        console.print(SYNTHETIC[record.data["kind"]], highlight=False, markup=False, soft_wrap=True)
     figures_lines(console, record.figures)
     for sentence in record.skipped[:MOST_REMARKS]:
         console.print(f"left alone: {sentence}", highlight=False, markup=False, soft_wrap=True)

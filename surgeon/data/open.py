@@ -1,47 +1,24 @@
 """Open a data set by its name: a folder, one of timm's names, or the embedded digits."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from surgeon.data import digits, named
 from surgeon.data.config import ImageConfig
 from surgeon.data.folder import Splits, open_folder
+from surgeon.data.image_data import ImageData
 from surgeon.data.images import ImageTensors, LabelledImages
 from surgeon.data.sampling import hold_out as held_out
 from surgeon.data.sampling import stratified_subset
 from surgeon.data.streams import open_stream
+from surgeon.data.synthetic import is_synthetic, open_synthetic
 from surgeon.data.transforms import Transform, evaluation_transform, training_transform
 from surgeon.errors import DataError
 
 FEWEST_CLASSES = 2
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """A data set in the three forms that an operation needs; each item is an image [C, H, W] and its label.
-
-    Args:
-        name: as the user gave it.
-        classes: their names, by label; () where a stream does not tell.
-        train: the training images, varied at random.
-        calibration: the same images in the same order, as for evaluation.
-        val: the validation images, as for evaluation.
-        notes: what a reader of any results should know.
-        training_notes: what a reader of the results of training should know beside them.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    train: Dataset[Any]
-    calibration: Dataset[Any]
-    val: Dataset[Any]
-    notes: tuple[str, ...] = ()
-    training_notes: tuple[str, ...] = ()
 
 
 def open_data(
@@ -55,11 +32,13 @@ def open_data(
     download: bool = False,
     auto_augment: str | None = None,
     erasing: float = 0.0,
+    classes: int | None = None,
 ) -> ImageData:
     """Open a data set without reading its images.
 
     Args:
-        spec: a folder of images, a name that timm's factory knows (`torch/…`, `hfds/…`, `wds/…`), or `digits`.
+        spec: a folder of images, a name that timm's factory knows (`torch/…`, `hfds/…`, `wds/…`), `digits`,
+            `exemplars:FILE` (images that were synthesized from a checkpoint), or `random` (noise, for tests).
         config: the network's input.
         limit: at most so many training and so many validation images, with the classes in proportion; all of them
             where it is None.
@@ -70,6 +49,7 @@ def open_data(
         download: let torchvision fetch a `torch/…` data set that is missing.
         auto_augment: see `training_transform`, like the next.
         erasing: how likely a rectangle of a training image is replaced by noise.
+        classes: of the network; only `random` has to be told.
 
     Raises:
         DataError: the data set is missing, empty, has one class only, or has classes that differ between its splits.
@@ -79,8 +59,10 @@ def open_data(
         raise DataError(f"A limit of {limit} leaves no images.", "Give a limit of at least 1.")
     if not 0 <= hold_out < 1:
         raise DataError(f"A held-out share of {hold_out} is out of range.", "Give a share from 0 to below 1.")
+    varied = training_transform(config, small=False, flip=True, auto_augment=auto_augment, erasing=erasing)
+    if is_synthetic(spec):
+        return open_synthetic(spec, config, varied, limit=limit, seed=seed, classes=classes)
     if named.prefix(spec) in named.STREAMS:
-        varied = training_transform(config, small=False, flip=True, auto_augment=auto_augment, erasing=erasing)
         return _streamed(spec, config, varied, limit, seed, root)
     splits = _open(spec, root, download)
     for part in (splits.train, splits.val):

@@ -25,6 +25,20 @@ def stratified_subset(labels: Tensor, limit: int, seed: int) -> Tensor:
     return order[torch.argsort(places, stable=True)[:limit]].sort().values
 
 
+def spread_labels(count: int, classes: int) -> Tensor:
+    """Labels for images that are to be made, spread evenly over the classes.
+
+    Args:
+        count: N, at least 1.
+        classes: K, at least 1.
+
+    Returns:
+        [N] int64: every class in turn, and where N < K, N classes at equal distances, once each.
+    """
+    places = torch.arange(count)
+    return places % classes if count >= classes else places * classes // count
+
+
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split the images in two, class by class.
 

@@ -51,6 +51,7 @@ def apply(
     partner: nn.Module | None = None,
     plan: Plan | None = None,
     recalibrate: bool = True,
+    synthetic: bool = False,
     seed: int = 0,
     example_input: Any = None,
     graph: CouplingGraph | None = None,
@@ -82,6 +83,9 @@ def apply(
         plan: carry this plan out, once and as a whole, in place of making one; `method`, `layers` and `options` are
             then the plan's, and the arguments of these names are not looked at.
         recalibrate: measure the BatchNorm statistics anew after the operation, where there is data.
+        synthetic: `train` and `calibration` are images that nobody took. Their labels are no measure then: the scores
+            of the epochs, where there is no `val`, are agreement with and drift from the network as it came, and no
+            epoch is the best.
         seed: seed of everything random.
         example_input: see `trace`.
         graph: the network's coupling graph; traced where there is none.
@@ -116,7 +120,10 @@ def apply(
         second = None
         if partner is not None and chosen.needs_partner:
             second = stack.enter_context(closing(Partner(partner, subject, train, settings, accelerator)))
-        work = Work(model, accelerator, train, val, settings, teaching, seed, gauge, track, on_stage, on_epoch, on_best)
+        work = Work(
+            model, accelerator, train, val, settings, teaching, synthetic, seed, gauge, track, on_stage, on_epoch,
+            on_best,
+        )  # fmt: skip
         finish(work, course, "original", None, start)
         _run(Operation(work, subject, second, recalibrate), course, plans)
         return make_record(

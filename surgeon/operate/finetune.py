@@ -32,6 +32,7 @@ def finetune(
     tuning: TuningConfig | None = None,
     teacher: nn.Module | str | None = None,
     frozen: Collection[str] = (),
+    synthetic: bool = False,
     seed: int = 0,
     accelerator: Accelerator | None = None,
     track: Track = no_progress,
@@ -50,6 +51,7 @@ def finetune(
         tuning: all other options of fine-tuning; its `epochs` and `seed` are replaced by the arguments.
         teacher: `original` distils from the network as it came, a module from that one.
         frozen: names of parameters that keep their values; see `tune`.
+        synthetic: see `apply`.
         seed: seed of everything random.
         accelerator: device and precision; one is made where none is given.
         track: is told of every batch.
@@ -71,7 +73,9 @@ def finetune(
     model.to(accelerator.device)
     start = time.perf_counter()
     gauge = Gauge(model, val, calibration if calibration is not None else train, accelerator, track)
-    work = Work(model, accelerator, train, val, settings, teaching, seed, gauge, track, on_stage, on_epoch, on_best)
+    work = Work(
+        model, accelerator, train, val, settings, teaching, synthetic, seed, gauge, track, on_stage, on_epoch, on_best
+    )  # fmt: skip
     course = Course()
     finish(work, course, "original", None, start)
     fine_tune(work, course, None, frozen)

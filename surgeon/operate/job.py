@@ -12,12 +12,16 @@ from torch.utils.data import DataLoader
 from surgeon.checkpoint import Checkpoint, open_checkpoint, refuse_existing
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.data import ImageData, check_classes, make_loader
+from surgeon.data.exemplars import SUFFIX as EXEMPLARS_SUFFIX
+from surgeon.data.pictures import check_folder
 from surgeon.errors import CheckpointError, DataError, OptionError, OutputError, PlanError
 from surgeon.methods import make_config
+from surgeon.operate.data_free import ExemplarJob, make_exemplars, needs_images
 from surgeon.operate.images import check_input, trace_for_images
 from surgeon.operate.inputs import Say, find_method, num_outputs, rounds
 from surgeon.operate.replay import rehearse
 from surgeon.operate.stored_plan import StoredPlan
+from surgeon.progress import Track
 from surgeon.tuning import TuningConfig
 from surgeon.tuning.evaluate import count_images
 from surgeon.tuning.freeze import frozen_names
@@ -55,6 +59,7 @@ class Job:
         weights: the key of the weights to take where the checkpoint holds several, or None.
         plan: a plan to carry out in place of one of `method`, whose name and options are the plan's; or None.
         plan_output: where a dry run writes its plan, or None.
+        exemplars: what is made from the checkpoint where images are needed and `images` is None; or None for nothing.
     """
 
     checkpoint: Path
@@ -77,6 +82,7 @@ class Job:
     weights: str | None = None
     plan: StoredPlan | None = None
     plan_output: Path | None = None
+    exemplars: ExemplarJob | None = None
 
     @property
     def result(self) -> Path:
@@ -94,6 +100,16 @@ class Job:
     def record(self) -> Path:
         """Where the record goes."""
         return self.result.with_suffix(".json")
+
+    @property
+    def exemplar_file(self) -> Path:
+        """Where the exemplars go that are made for want of images."""
+        return self.result.with_name(f"{self.result.stem}{EXEMPLARS_SUFFIX}")
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images, or some will be made where they are needed."""
+        return self.images is not None or self.exemplars is not None
 
 
 @dataclass(frozen=True)
@@ -121,8 +137,14 @@ class Opened:
     notes: tuple[str, ...]
 
 
-def open_job(job: Job, say: Say) -> Opened:
+def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Opened:
     """Open everything that a job names, the cheapest checks first and the images last.
+
+    Args:
+        job: what to do.
+        track: is told of every step of making exemplars, where there are no images.
+        say: is told the notes, and how long exemplars take.
+        only_plan: the job is only planned, so nothing is written.
 
     Raises:
         SurgeonError: one of its inputs cannot be used.
@@ -138,9 +160,13 @@ def open_job(job: Job, say: Say) -> Opened:
     teacher, teacher_notes = _teacher(job)
     partner, partner_file, partner_notes = _partner(job, model)
     data = _open_images(job, model)
+    if data is None and job.exemplars is not None and needs_images(job, model, graph, partner, only_plan):
+        data = make_exemplars(job, job.exemplars, model, checkpoint, keep=not only_plan, track=track, say=say)
+    if data is not None:
+        _check_count(job, model, data)
     notes = (*checkpoint.notes, *_precision_notes(checkpoint, model), *teacher_notes, *partner_notes)
     if data is not None:
-        notes += (*data.notes, *data.training_notes, *_batch_notes(job, model, data))
+        notes += (*data.notes, *data.training_notes, *_batch_notes(job, model, data), *_foreign_notes(data, checkpoint))
     if job.plan is not None:
         notes += job.plan.notes
     for note in notes:
@@ -174,6 +200,10 @@ def _check_outputs(job: Job) -> None:
         raise OutputError(f"The output {job.result} would replace the plan.", "Give another name with -o.")
     for path in (job.result, job.record, job.best):
         refuse_existing(path, job.overwrite)
+    if job.exemplars is not None:
+        refuse_existing(job.exemplar_file, job.overwrite)
+        if job.exemplars.pictures is not None:
+            check_folder(job.exemplars.pictures, job.overwrite)
     if job.plan_output is not None:
         _check_plan_output(job, job.plan_output)
 
@@ -203,7 +233,7 @@ def _check_tuning(job: Job, model: nn.Module) -> None:
         )
     check_mixable(job.tuning, job.batch_size)
     frozen = frozen_names(model, job.tuning.freeze)
-    if job.images is not None and job.epochs:
+    if job.has_images and job.epochs:
         with frozen_parameters(model, frozen):
             create_schedule(create_optimizer(model, job.tuning), job.tuning, 1)
 
@@ -224,7 +254,7 @@ def _check_method(job: Job, name: str) -> None:
     if job.plan is not None:
         # Whatever it was measured on, or mixed with, is in it.
         return
-    if wanted is not None and job.images is None:
+    if wanted is not None and not job.has_images:
         raise DataError(
             f"The method {name} measures {wanted} on labelled images, and there are none.",
             "Name some with --data: a folder with one folder a class, a timm name, or digits to try it out.",
@@ -257,16 +287,26 @@ def _open_images(job: Job, model: nn.Module) -> ImageData | None:
         return None
     data = job.images(model)
     check_classes(data, num_outputs(model))
+    return data
+
+
+def _check_count(job: Job, model: nn.Module, data: ImageData) -> None:
     if _trains_batch_norm(job, model) and count_images(loader(job, data.train)) == 1:
         raise DataError(
             f"The data {data.name} leaves one training image, and BatchNorm cannot be trained on one.",
             "Give more images, or a larger --limit.",
         )
-    return data
+
+
+def _foreign_notes(data: ImageData, checkpoint: Checkpoint) -> list[str]:
+    """Return a caution where exemplars were made from another checkpoint."""
+    if data.source.get("checkpoint_sha256", checkpoint.sha256) == checkpoint.sha256:
+        return []
+    return [f"The data {data.name} was synthesized from another checkpoint than {checkpoint.path}."]
 
 
 def _trains_batch_norm(job: Job, model: nn.Module) -> bool:
-    return job.images is not None and (job.epochs > 0 or job.recalibrate) and has_batch_norm(model)
+    return job.has_images and (job.epochs > 0 or job.recalibrate) and has_batch_norm(model)
 
 
 def _leaves_single_image(job: Job, model: nn.Module, data: ImageData) -> bool:

@@ -7,9 +7,10 @@ from typing import Any
 from torch.optim import Optimizer
 
 from surgeon.edit.execute import execute
-from surgeon.edit.plan import Plan, Reorder, Rescale
+from surgeon.edit.plan import Plan
 from surgeon.measure.bn import recalibrate as recalibrate_statistics
 from surgeon.operate.course import Course
+from surgeon.operate.data_free import moves_values
 from surgeon.operate.inputs import Subject, measured_inputs
 from surgeon.operate.moments import forget
 from surgeon.operate.partner import Partner
@@ -89,9 +90,7 @@ def _carry_out(operation: Operation, one: Round, seed: int, progress: float) -> 
 def _recalibrate(operation: Operation, made: Plan) -> bool:
     """Measure the BatchNorm statistics anew where that is wanted, possible and needed; return whether any changed."""
     subject = operation.subject
-    # What keeps the function keeps the statistics.
-    moved = any(not isinstance(edit, (Reorder, Rescale)) for edit in made.edits)
-    if not operation.recalibrate or subject.images is None or not moved:
+    if not operation.recalibrate or subject.images is None or not moves_values(made.edits):
         return False
     fixed = frozen_batch_norms(subject.model, frozen_names(subject.model, operation.work.tuning.freeze))
     used = recalibrate_statistics(

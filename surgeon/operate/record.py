@@ -57,6 +57,8 @@ class Record:
         arch: the network's architecture, where it is known.
         checkpoint: path and SHA-256 of the input; empty for a network without a file.
         output: path of the result, or None.
+        data: what the images were: their `kind`, which is `images`, `exemplars` or `random`, their name, and for
+            exemplars where they are kept and how they were made; empty without images, and in Python.
         partner: of a method that mixes two networks, whether the second was trained along, and its path and SHA-256
             where it came from a file; empty for other methods.
         device: where it ran.
@@ -76,6 +78,7 @@ class Record:
     arch: str | None = None
     checkpoint: Mapping[str, str] = field(default_factory=dict)
     output: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
     partner: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     notes: tuple[str, ...] = ()

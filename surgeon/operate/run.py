@@ -35,7 +35,7 @@ def plan_job(job: Job, track: Track, say: Say) -> Plan:
     """
     if job.method is None:
         raise OptionError("Fine-tuning alone has no plan.", "Name a method.")
-    opened = open_job(job, say)
+    opened = open_job(job, track, say, only_plan=True)
     made = _make_plan(job, job.method, opened, track, say) if job.plan is None else job.plan.plan
     if job.plan_output is not None:
         save_plan(made, job.plan_output, overwrite=job.overwrite)
@@ -73,7 +73,7 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
     Raises:
         SurgeonError: its inputs cannot be used, or its outputs not be written; see `apply`.
     """
-    opened = open_job(job, say)
+    opened = open_job(job, track, say)
     model, data = opened.model, opened.data
     best: list[tuple[int, dict[str, torch.Tensor]]] = []
 
@@ -85,11 +85,12 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
 
     tuning: dict[str, Any] = {
         "train": None if data is None else training_loader(job, model, data),
-        "val": None if data is None else loader(job, data.val),
+        "val": None if data is None or not data.real else loader(job, data.val),
         "calibration": None if data is None else loader(job, data.calibration),
         "epochs": job.epochs,
         "tuning": job.tuning,
         "teacher": opened.teacher,
+        "synthetic": data is not None and not data.real,
         "seed": job.seed,
         "accelerator": make_accelerator(job.tuning.mixed_precision),
         "track": track,
@@ -125,6 +126,7 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         checkpoint={"path": str(job.checkpoint), "sha256": opened.checkpoint.sha256},
         partner={**opened.partner_file, **record.partner},
         output=str(job.result),
+        data={} if data is None else {"name": data.name, **data.source},
         notes=(*record.notes, *opened.notes, *remarks),
     )
     _write(job, model, record, [state for _, state in best])

@@ -13,7 +13,7 @@ from surgeon.errors import DataError
 from surgeon.operate.inputs import Batches
 from surgeon.operate.record import Stage, StageName
 from surgeon.progress import Track
-from surgeon.tuning import compare_logits, evaluate, logits
+from surgeon.tuning import Metrics, compare_logits, evaluate, logits
 
 Figures = tuple[float | None, float | None, float | None]
 """Top-1, top-5 and loss; None where the task has no such thing."""
@@ -48,15 +48,32 @@ class Gauge:
             start: `time.perf_counter()` when it began.
             figures: those of the validation images, where they were measured already.
         """
-        drift = agreement = None
-        if self._images is not None and self._reference is not None:
-            answers = logits(self.model, self._images, accelerator=self.accelerator)
-            drift, agreement = compare_logits(self._reference, answers)
+        drift, agreement = self._compared(self.model)
         if figures is None and self.val is not None:
             scores = evaluate(self.model, self.val, accelerator=self.accelerator, track=self.track)
             figures = scores.top1, scores.top5, scores.loss
         top1, top5, loss = figures or (None, None, None)
         return Stage(name, top1, top5, loss, drift, agreement, time.perf_counter() - start, target)
+
+    def agreement(self, model: nn.Module) -> Metrics:
+        """Return a network's agreement with the original and its drift from it, for where there is no accuracy.
+
+        Args:
+            model: the network as it stands, or an average of its weights.
+
+        Raises:
+            DataError: there are no calibration images.
+        """
+        drift, agreement = self._compared(model)
+        if drift is None or agreement is None:
+            raise DataError("There is no image to compare the answers on.", "Give calibration images.")
+        return Metrics({"agreement": agreement, "drift": drift}, best_by="agreement")
+
+    def _compared(self, model: nn.Module) -> tuple[float, float] | tuple[None, None]:
+        """Return drift and agreement."""
+        if self._images is None or self._reference is None:
+            return None, None
+        return compare_logits(self._reference, logits(model, self._images, accelerator=self.accelerator))
 
 
 def _first_images(batches: Batches) -> DataLoader[Any]:

@@ -35,6 +35,7 @@ class Work:
     val: DataLoader[Any] | None
     tuning: TuningConfig
     teacher: nn.Module | None
+    synthetic: bool
     seed: int
     gauge: Gauge
     track: Track
@@ -77,6 +78,7 @@ def fine_tune(
     if work.train is None or work.tuning.epochs == 0:
         return
     start = time.perf_counter()
+    by_agreement = work.synthetic and work.val is None
     tuned = tune(
         work.model,
         work.train,
@@ -84,13 +86,15 @@ def fine_tune(
         work.tuning,
         accelerator=work.accelerator,
         teacher=work.teacher,
+        score=work.gauge.agreement if by_agreement else None,
         frozen=frozen,
         between_epochs=between_epochs,
         on_epoch=work.on_epoch,
         track=work.track,
     )
     course.epochs += [{**dataclasses.asdict(record), "target": label} for record in tuned.epochs]
-    if tuned.best_epoch != len(tuned.epochs) - 1:
+    # Agreement on a few synthesized images tells no epoch from another.
+    if tuned.best_epoch != len(tuned.epochs) - 1 and not by_agreement:
         work.on_best(tuned.best_epoch, tuned.best_state)
     finish(work, course, "finetuned", label, start, _last_figures(work, tuned))
 
@@ -132,7 +136,7 @@ def make_record(
         notes.append("No fine-tuning was done; the network has not learnt to use what was edited.")
     elif work.tuning.model_ema:
         notes.append("The figures of the epochs and the weights are those of the moving average (--model-ema).")
-    if work.train is not None and work.tuning.epochs and work.val is None:
+    if work.train is not None and work.tuning.epochs and work.val is None and not work.synthetic:
         notes.append("Without validation images the figures of the epochs are those of the training images.")
     architecture = getattr(work.model, "surgeon_architecture", None)
     return Record(

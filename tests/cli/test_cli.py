@@ -119,7 +119,6 @@ def test_a_recipe_holds_any_option_and_the_command_line_wins(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--method", "sofm"], "there are none"),
         (["--method", "soft", *QUICK], "no method 'soft'"),
         (["--method", "sofm", "--layers", "layer9", *QUICK], "nearest modules are: layer"),
         (["--method", "sofm", "--layers", "linear", *QUICK], "network's output"),

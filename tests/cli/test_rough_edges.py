@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from command_line import call
+from command_line import call, small_network
 from PIL import Image
 from safetensors import safe_open
 
@@ -19,17 +19,10 @@ SMALL = ["--input-size", "3,32,32", "--limit", "30", "--workers", "0"]
 SOFM = ["--method", "sofm", "--layers", "layer4", "--epochs", "1"]
 
 
-def network(classes: int = 10, channels: int = 3, seed: int = 0) -> torch.nn.Module:
-    """A small residual network with random weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return timm.create_model("test_resnet", num_classes=classes, in_chans=channels)
-
-
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "test_resnet.pth"
-    torch.save(network().state_dict(), path)
+    torch.save(small_network().state_dict(), path)
     return path
 
 
@@ -159,7 +152,7 @@ def test_the_weights_that_are_taken_are_named_and_can_be_chosen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "test_resnet.pth"
-    plain, averaged = network(seed=1), network(seed=2)
+    plain, averaged = small_network(seed=1), small_network(seed=2)
     torch.save({"model": plain.state_dict(), "model_ema": averaged.state_dict()}, path)
     data = ["--data", "digits", *SMALL]
     losses = []
@@ -185,7 +178,7 @@ def test_half_precision_is_announced_and_the_result_loads_into_either(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, dtype: torch.dtype
 ) -> None:
     path = tmp_path / "test_resnet.pth"
-    torch.save(network().to(dtype).state_dict(), path)
+    torch.save(small_network().to(dtype).state_dict(), path)
     assert call(monkeypatch, "apply", path, *SOFM, "--data", "digits", *SMALL, "--json") == 0
     shown = capsys.readouterr()
     sentence = f"stores weights in {str(dtype).removeprefix('torch.')}; they are computed with and written in float32"
@@ -195,7 +188,7 @@ def test_half_precision_is_announced_and_the_result_loads_into_either(
     with safe_open(output, "pt") as file:
         assert file.get_tensor("conv1.0.weight").dtype == torch.float32
     state = surgeon.load(output).state_dict()
-    for stock in (network(), network().to(dtype)):
+    for stock in (small_network(), small_network().to(dtype)):
         timm.models.load_checkpoint(stock, str(output))
         assert all(torch.equal(value, state[name].to(value.dtype)) for name, value in stock.state_dict().items())
 
@@ -204,7 +197,7 @@ def test_gray_networks_are_operated_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "test_resnet.pth"
-    torch.save(network(channels=1).state_dict(), path)
+    torch.save(small_network(channels=1).state_dict(), path)
     data = ["--data", "digits", "--input-size", "1,32,32", "--limit", "30", "--workers", "0"]
     assert call(monkeypatch, "apply", path, *SOFM, *data) == 0
     with safe_open(tmp_path / "test_resnet-sofm.safetensors", "pt") as file:
@@ -217,7 +210,7 @@ def test_other_than_gray_and_colour_can_be_inspected_and_verified(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "test_resnet.pth"
-    torch.save(network(channels=6).state_dict(), path)
+    torch.save(small_network(channels=6).state_dict(), path)
     assert call(monkeypatch, "verify", path) == 0
     assert call(monkeypatch, "inspect", path) == 0
     capsys.readouterr()

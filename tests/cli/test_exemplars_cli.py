@@ -1,0 +1,163 @@
+"""Surgery without data: exemplars are made where something needs images, kept, and used again."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import call, small_network
+from safetensors.torch import load_file
+from torch import nn
+
+import surgeon
+from surgeon.checkpoint import Architecture
+from surgeon.data.exemplars import read_exemplars
+
+SIZE = ["--input-size", "3,32,32"]
+FEW = ["--exemplars", "6", "--exemplar-steps", "3"]
+SOFM = ["--method", "sofm", "--layers", "layer4"]
+QUICK = [*SOFM, *SIZE, "--epochs", "2"]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A checkpoint whose name says what it is, with scales that differ as in a trained network."""
+    model = small_network()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.1, 1, generator=torch.Generator().manual_seed(0))
+    path = tmp_path / "test_resnet.safetensors"
+    surgeon.save(path, model)
+    return path
+
+
+def test_the_whole_job_without_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    pictures = tiny.with_name("pictures")
+    assert call(monkeypatch, "apply", tiny, *QUICK, *FEW, "--save-exemplars", pictures, "--json") == 0
+    shown = capsys.readouterr()
+    record = json.loads(shown.out)
+    assert "There is no --data" in shown.err.splitlines()[0]
+    assert "6 exemplars of 32x32 pixels are synthesized from the checkpoint in about" in shown.err
+    assert "are not accuracy" in shown.err
+    assert "top-1" not in shown.err
+    assert [stage["name"] for stage in record["stages"]] == ["original", "operated", "recalibrated", "finetuned"]
+    for stage in record["stages"]:
+        assert stage["top1"] is stage["top5"] is stage["loss"] is None
+        assert 0 <= stage["agreement"] <= 1
+    assert record["stages"][0]["drift"] == 0 < record["stages"][1]["drift"]
+    assert record["epochs"][-1]["metrics"] == {name: record["stages"][-1][name] for name in ("agreement", "drift")}
+    assert (record["tuning"]["teacher_weight"], record["tuning"]["epochs"]) == (1, 2)
+    assert any("not accuracy" in note for note in record["notes"])
+    file = tiny.with_name("test_resnet-sofm.exemplars.safetensors")
+    exemplars = read_exemplars(file)
+    assert record["data"] == {"name": "exemplars", "kind": "exemplars", "file": str(file), **exemplars.described()}
+    assert exemplars.checkpoint_sha256 == record["checkpoint"]["sha256"]
+    assert exemplars.labels.tolist() == [0, 1, 3, 5, 6, 8]
+    assert len(list(pictures.glob("*.png"))) == 6
+    names = {path.name for path in tiny.parent.iterdir()}
+    assert names == {
+        "test_resnet.safetensors", "test_resnet-sofm.safetensors", "test_resnet-sofm.json", file.name, "pictures",
+    }  # fmt: skip
+
+
+def test_exemplars_are_used_again_with_the_same_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path
+) -> None:
+    assert call(monkeypatch, "apply", tiny, *QUICK, *FEW, "-o", tmp_path / "a.safetensors") == 0
+    assert "top-1" not in capsys.readouterr().out
+    spec = f"exemplars:{tmp_path}/a.exemplars.safetensors"
+    assert call(monkeypatch, "apply", tiny, *QUICK, "--data", spec, "-o", tmp_path / "b.safetensors") == 0
+    assert "another checkpoint" not in capsys.readouterr().err
+    first, second = (load_file(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    assert not (tmp_path / "b.exemplars.safetensors").exists()
+    foreign = [tmp_path / "a.safetensors", *QUICK, "--data", spec, "-o", tmp_path / "c.safetensors"]
+    assert call(monkeypatch, "apply", *foreign, "--arch", "test_resnet") == 0
+    assert "was synthesized from another checkpoint" in capsys.readouterr().err
+    assert "another checkpoint" in " ".join(json.loads((tmp_path / "c.json").read_text())["notes"])
+    assert call(monkeypatch, "evaluate", tiny, *SIZE, "--data", spec) == 1
+    assert "not accuracy" in capsys.readouterr().err
+
+
+def test_the_teacher_is_the_original_alone_unless_it_is_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    arguments = ["apply", tiny, *QUICK, "--data", "random", "--limit", "6", "--overwrite"]
+    record = tiny.with_name("test_resnet-sofm.json")
+    for given, weight in (((), 1), (("--teacher-weight", "0.5"), 0.5)):
+        assert call(monkeypatch, *arguments, *given) == 0
+        assert json.loads(record.read_text())["tuning"]["teacher_weight"] == weight
+    written = json.loads(record.read_text())
+    assert written["data"] == {"name": "random", "kind": "random", "count": 6}
+    assert any("for speed and tests only" in note for note in written["notes"])
+
+
+def test_none_are_made_where_nothing_needs_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    arguments = ["apply", tiny, *SIZE, "--epochs", "0", "--overwrite"]
+    for method in (["channel-regeneration", "--preserve"], ["reinit", "--no-recalibrate"]):
+        assert call(monkeypatch, *arguments, "--method", *method) == 0
+        assert "exemplars" not in capsys.readouterr().err
+    assert not list(tiny.parent.glob("*.exemplars.safetensors"))
+    # What moves values wants BatchNorm's statistics measured anew.
+    assert call(monkeypatch, *arguments, "--method", "reinit", *FEW) == 0
+    record = json.loads(tiny.with_name("test_resnet-reinit.json").read_text())
+    assert [stage["name"] for stage in record["stages"]] == ["original", "operated", "recalibrated"]
+    assert tiny.with_name("test_resnet-reinit.exemplars.safetensors").exists()
+
+
+def test_a_dry_run_measures_on_exemplars_and_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    assert call(monkeypatch, "apply", tiny, *QUICK, *FEW, "--dry-run") == 0
+    shown = capsys.readouterr()
+    assert "layer4" in shown.out
+    assert "6 exemplars" in shown.err
+    assert call(monkeypatch, "apply", tiny, "--method", "reinit", *SIZE, *FEW, "--dry-run") == 0
+    assert "exemplars" not in capsys.readouterr().err
+    assert list(tiny.parent.iterdir()) == [tiny]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--exemplar-size", "8,x"], "--exemplar-size"),
+        (["--exemplar-size", "8,8,8"], "height and width"),
+        (["--exemplar-size", "0"], "two positive numbers"),
+        (["--exemplars", "1"], "one training image"),
+        (["--data", "exemplars:missing.safetensors"], "no file of exemplars"),
+        (["--save-exemplars", "{folder}"], "not empty"),
+        (["-o", "{folder}/taken.safetensors"], "taken.exemplars.safetensors exists"),
+    ],
+)
+def test_refusals(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny: Path,
+    arguments: list[str],
+    words: str,
+) -> None:
+    taken = tiny.with_name("taken.exemplars.safetensors")
+    taken.write_text("mine")
+    filled = [argument.format(folder=tiny.parent) for argument in arguments]
+    assert call(monkeypatch, "apply", tiny, *QUICK, "--exemplar-steps", "1", *filled) == 1
+    assert words in capsys.readouterr().err
+    assert taken.read_text() == "mine"
+    assert not tiny.with_name("test_resnet-sofm.safetensors").exists()
+
+
+def test_a_network_without_a_classifier(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for classes, words in ((0, "has no classifier"), (1, "one class only")):
+        path = tmp_path / f"{classes}" / "test_resnet.safetensors"
+        path.parent.mkdir()
+        described = Architecture("timm", "test_resnet", {"num_classes": classes})
+        surgeon.save(path, small_network(classes), architecture=described)
+        # Without a classifier the channels of the last stage are the output.
+        assert call(monkeypatch, "apply", path, "--method", "sofm", "--layers", "layer3", *SIZE, *FEW) == 1
+        assert words in capsys.readouterr().err
+        assert list(path.parent.iterdir()) == [path]

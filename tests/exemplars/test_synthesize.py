@@ -1,0 +1,190 @@
+"""Making images from small networks: that the classes are in them, and what refuses."""
+
+import copy
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from two_stages import CLASSES, Two
+
+from surgeon.data import ImageConfig
+from surgeon.errors import ArchitectureError, DataError, OptionError
+from surgeon.exemplars import SynthesisConfig, measure_effort, synthesize
+from surgeon.exemplars.statistics import statistics_term
+
+GRAY = ImageConfig((1, 8, 8), (0.4,), (0.3,), "bilinear", 1.0)
+COLOR = ImageConfig((3, 16, 16), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), "bilinear", 1.0)
+CONFIG = SynthesisConfig(count=12, steps=60)
+
+
+@functools.cache
+def learnt() -> dict[str, Tensor]:
+    """The weights of a network that tells stripes along, stripes down and no stripes from each other."""
+    stripes = torch.tensor([1.0, -1.0] * 4)
+    patterns = torch.stack([stripes.expand(8, 8), stripes.expand(8, 8).T, torch.zeros(8, 8)])[:, None]
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = Two()
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        for _ in range(60):
+            labels = torch.arange(24) % CLASSES
+            loss = nn.functional.cross_entropy(model(patterns[labels] + 0.5 * torch.randn(24, 1, 8, 8)), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.state_dict()
+
+
+def two() -> Two:
+    model = Two()
+    model.load_state_dict(learnt())
+    return model.eval()
+
+
+def normalized(pixels: Tensor, config: ImageConfig) -> Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
+    return (pixels / 255 - mean) / std
+
+
+def distance(model: nn.Module, images: Tensor) -> float:
+    with torch.no_grad(), statistics_term(model) as term:
+        model(images)
+        found = term.take()
+    assert found is not None
+    return found.item()
+
+
+def test_the_network_sees_the_classes_and_its_own_statistics() -> None:
+    model = two()
+    pixels, labels = synthesize(model, GRAY, CONFIG, CLASSES)
+    assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (12, 1, 8, 8))
+    assert labels.tolist() == [0, 1, 2] * 4
+    images = normalized(pixels, GRAY)
+    assert (model(images).argmax(1) == labels).float().mean() > 0.9
+    noise = torch.randint(256, (12, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    assert distance(model, images) < distance(model, normalized(noise, GRAY)) / 2
+
+
+def test_each_term_of_the_loss_has_its_effect() -> None:
+    model = two()
+    without = dict.fromkeys(("statistics_weight", "variation_weight", "norm_weight"), 0.0)
+    plain, _ = synthesize(model, GRAY, dataclasses.replace(CONFIG, **without), CLASSES)
+    alone = {name: {**without, name: 3.0} for name in without}
+    made = {
+        name: normalized(synthesize(model, GRAY, dataclasses.replace(CONFIG, **weights), CLASSES)[0], GRAY)
+        for name, weights in alone.items()
+    }
+    bare = normalized(plain, GRAY)
+    assert distance(model, made["statistics_weight"]) < distance(model, bare) / 2
+    assert made["variation_weight"].diff(dim=3).abs().mean() < bare.diff(dim=3).abs().mean() / 2
+    assert made["norm_weight"].square().mean() < bare.square().mean() / 2
+
+
+def test_the_same_seed_gives_the_same_images_and_the_network_stays_as_it_was() -> None:
+    model = two()
+    model.two.train()
+    model.one[0].weight.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    made = []
+    for noise in (0, 1):
+        torch.manual_seed(noise)
+        made.append(synthesize(model, GRAY, SynthesisConfig(5, 4, seed=7), CLASSES)[0])
+    assert torch.equal(*made)
+    assert not torch.equal(made[0], synthesize(model, GRAY, SynthesisConfig(5, 4, seed=8), CLASSES)[0])
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert [module.training for module in (model.one[1], model.two[1])] == [False, True]
+    required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    assert [name for name, wanted in required.items() if not wanted] == ["one.0.weight"]
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_many_images_are_made_in_several_batches_of_all_classes() -> None:
+    seen: list[list[int]] = []
+
+    def track(batches: Any, description: str, total: int | None = None) -> Any:
+        for batch in batches:
+            seen.append(sorted(batch[0].tolist()))
+            yield batch
+
+    shares: list[float] = []
+    pixels, labels = synthesize(two(), GRAY, SynthesisConfig(65, 2), CLASSES, track=track, on_step=shares.append)
+    assert len(pixels) == len(labels) == 65
+    assert sorted(len(batch) for batch in seen) == [32, 32, 33, 33]
+    assert all({0, 1, 2} <= set(batch) for batch in seen)
+    # Every image was made: none is the same as another.
+    assert len({image.numpy().tobytes() for image in pixels}) == 65
+    assert shares == pytest.approx([33 / 130, 66 / 130, 98 / 130, 1])
+
+
+def test_a_network_without_batch_norm_in_colour() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+    pixels, labels = synthesize(model, COLOR, SynthesisConfig(8, 60, (12, 14)), 4)
+    assert tuple(pixels.shape) == (8, 3, 12, 14)
+    answers = model.eval()(normalized(pixels, COLOR))
+    assert (answers.softmax(1)[torch.arange(8), labels] > 0.25).float().mean() > 0.7
+
+
+def test_a_transformer_keeps_its_one_size() -> None:
+    model = timm.create_model("test_vit", num_classes=5, dynamic_img_size=False).eval()
+    config = ImageConfig((3, 160, 160), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0)
+    steps: list[int] = []
+
+    def track(batches: Any, description: str, total: int | None = None) -> Any:
+        for batch in batches:
+            steps.append(len(batch[0]))
+            yield batch
+
+    pixels, _ = synthesize(model, config, SynthesisConfig(2, 8), 5, track=track)
+    assert tuple(pixels.shape) == (2, 3, 160, 160)
+    # 0.95 / 4 + 0.05 of eight steps, since it takes no 80x80 pixels.
+    assert len(steps) == 2
+
+
+def test_the_estimate_is_that_of_the_stages() -> None:
+    effort = measure_effort(two(), (1, 8, 8), SynthesisConfig(10, 7))
+    assert 0 < effort.forward < effort.gradient
+    assert effort.synthesis == pytest.approx(effort.gradient * 70)
+
+
+class NoGradient(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.detach().mean((2, 3)).repeat(1, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "classes", "kind", "words"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), 1, DataError, "one class"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), 3, ArchitectureError, "returns 5 values"),
+        (nn.Conv2d(1, 3, 3), 3, ArchitectureError, "one row of class logits"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(63, 3)), 3, DataError, "cannot take images of 1,8,8"),
+        (nn.Sequential(nn.Flatten(), nn.Embedding(4, 3)), 3, DataError, "cannot take images"),
+        (NoGradient(), 3, DataError, "no gradient"),
+    ],
+)
+def test_what_no_exemplars_can_be_made_from(model: nn.Module, classes: int, kind: type, words: str) -> None:
+    with pytest.raises(kind, match=words):
+        synthesize(model, GRAY, CONFIG, classes)
+
+
+def test_broken_weights_are_found_out() -> None:
+    model = two()
+    with torch.no_grad():
+        model.head.weight[0, 0] = math.nan
+    with pytest.raises(OptionError, match="NaN"):
+        synthesize(model, GRAY, SynthesisConfig(3, 2), CLASSES)
+
+
+@pytest.mark.parametrize(
+    "change", [{"count": 0}, {"steps": 0}, {"size": (0, 4)}, {"seed": -1}, {"lr": 0.0}, {"norm_weight": math.inf}]
+)
+def test_options_out_of_range(change: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        SynthesisConfig(**change)
