@@ -105,6 +105,11 @@ class _Partition:
         new = elements[self.rank[elements] < 0]
         if not new.size:
             return
+        channels = self.channel[new]
+        if _ascending(channels):
+            self.rank[new] = self._ranked[channels]
+            self._ranked[channels] += 1
+            return
         _, first = np.unique(new, return_index=True)
         new = new[np.sort(first)]
         channels = self.channel[new]
@@ -144,6 +149,8 @@ def _encode(columns: Sequence[np.ndarray], keys: np.ndarray | None) -> np.ndarra
 
 def _per_channel(channels: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return every channel once, with a number that is equal for equal multisets of codes."""
+    if _ascending(channels):
+        return channels, _numbered(code)
     order = np.lexsort((code, channels))
     channels, code = channels[order], code[order]
     starts = np.flatnonzero(np.r_[True, channels[1:] != channels[:-1]])
@@ -153,10 +160,21 @@ def _per_channel(channels: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np
     for length in np.unique(lengths).tolist():
         chosen = lengths == length
         if length == 1:
-            values, inverse = np.unique(code[starts[chosen]], return_inverse=True)
+            numbers = _numbered(code[starts[chosen]])
         else:
-            table = code[starts[chosen][:, None] + np.arange(length)]
-            values, inverse = np.unique(table, axis=0, return_inverse=True)
-        signature[chosen] = used + inverse.reshape(-1)
-        used += len(values)
+            numbers = _numbered(code[starts[chosen][:, None] + np.arange(length)])
+        signature[chosen] = used + numbers
+        used += int(numbers.max()) + 1
     return channels[starts], signature
+
+
+def _ascending(channels: np.ndarray) -> bool:
+    """Return whether every channel stands here once, in order, as along most axes: there is nothing to sort."""
+    return bool((channels[1:] > channels[:-1]).all())
+
+
+def _numbered(rows: np.ndarray) -> np.ndarray:
+    """Return a number for every row (or entry) that is equal for equal ones, counted from 0."""
+    if (rows == rows[:1]).all():
+        return np.zeros(len(rows), dtype=np.int64)
+    return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)

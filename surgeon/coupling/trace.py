@@ -1,12 +1,6 @@
 """Write a network down as a graph of ATen operations, and solve which of its channels belong together."""
 
-import contextlib
-import copy
-import logging
-import operator
-import traceback
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,15 +12,15 @@ from torch.export.graph_signature import InputKind
 from surgeon.coupling.assemble import assemble
 from surgeon.coupling.axes import Layout
 from surgeon.coupling.binding import Binding
-from surgeon.coupling.context import op_name
 from surgeon.coupling.example import fake_arguments
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.coupling.interpret import walk
+from surgeon.coupling.lean import lean
 from surgeon.coupling.ledger import Ledger
 from surgeon.coupling.outputs import Handed
+from surgeon.coupling.record import record, record_training, storage_free
 from surgeon.coupling.scaling import find_scaling
 from surgeon.coupling.solve import solve
-from surgeon.errors import TraceError
 
 UNUSED = "The network's forward pass does not use it."
 UNRECORDED = (
@@ -37,6 +31,7 @@ OVERLAPPING = "It shares memory with another tensor of another shape."
 Place = tuple[Any, ...]
 
 
+@lean()
 def trace(model: nn.Module, example_input: Any = None, *, submodule: str | None = None) -> CouplingGraph:
     """Return the coupling graph of a network; the model itself is never changed, run or wrapped.
 
@@ -57,9 +52,8 @@ def trace(model: nn.Module, example_input: Any = None, *, submodule: str | None 
     root = model.get_submodule(submodule) if submodule else model
     prefix = f"{submodule}." if submodule else ""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    twin = _twin(root, mode)
     arguments, keywords = fake_arguments(root, example_input, mode)
-    program = _export(twin.eval(), arguments, keywords, submodule)
+    program = record(storage_free(root, mode).eval(), arguments, keywords, submodule)
     ledger = Ledger()
     bindings = _bindings(program, root, prefix)
     graphs = [(program.graph, bindings)]
@@ -68,7 +62,8 @@ def trace(model: nn.Module, example_input: Any = None, *, submodule: str | None 
     unused, why = _unused(bindings), UNUSED
     if unused & {prefix + name for name, _ in root.named_parameters()}:
         # Auxiliary heads run in training only, but they read the same channels and must be edited along.
-        training = _export_training(twin, arguments, keywords, submodule)
+        twin = storage_free(root, mode, counting=True)
+        training = record_training(twin, arguments, keywords, submodule)
         if training is None:
             why = UNRECORDED
         else:
@@ -84,129 +79,6 @@ def trace(model: nn.Module, example_input: Any = None, *, submodule: str | None 
         if key.tensor in unsafe:
             ledger.freeze(elements, unsafe[key.tensor])
     return assemble(ledger, solve(ledger), contexts, outputs, lambda: find_scaling(graphs, unsafe))
-
-
-def _twin(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """Return a copy of the model whose parameters and buffers have no storage, without the user's hooks."""
-    memo: dict[int, Any] = {}
-    with mode:
-        for parameter in model.parameters():
-            memo[id(parameter)] = nn.Parameter(
-                torch.empty(parameter.shape, dtype=parameter.dtype), requires_grad=parameter.requires_grad
-            )
-        for buffer in model.buffers():
-            memo[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype)
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Tensor) and id(value) not in memo and not value.is_meta:
-                memo[id(value)] = value.detach().to("cpu", copy=True)
-    try:
-        twin = copy.deepcopy(model, memo)
-    except (TypeError, RuntimeError) as error:
-        raise TraceError(
-            f"The network cannot be copied for tracing: {error}",
-            "Remove what cannot be copied (open files, locks, generators) from its modules.",
-        ) from error
-    for module in twin.modules():
-        module._forward_hooks.clear()
-        module._backward_hooks.clear()
-        # Weight and spectral normalization of torch.nn.utils compute the weight in a hook; the user's own hooks go.
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if not type(hook).__module__.startswith("torch.nn.utils"):
-                del module._forward_pre_hooks[key]
-    return twin
-
-
-def _export(
-    model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], submodule: str | None
-) -> ExportedProgram:
-    try:
-        with warnings.catch_warnings(), _quiet("torch._subclasses.fake_tensor"):
-            # Recurrent layers assign their flattened weights while they run; on the storage-free copy that is harmless.
-            warnings.filterwarnings("ignore", message="The tensor attribute")
-            program = torch.export.export(model, arguments, keywords, strict=False)
-    except Exception as error:  # The model's own forward runs here and may raise anything.
-        raise TraceError(
-            f"The network cannot be traced: {_first_line(error)} ({_place(model, error, submodule)}).",
-            "Pass an example_input that the network accepts, or trace a submodule whose shapes do not depend on data.",
-        ) from error
-    _inline(program.graph, program.graph_module)
-    if submodule:
-        _rename(program.graph, submodule)
-    return program
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keep a logger from printing the stack of an error that is about to be told in one sentence."""
-    logger = logging.getLogger(name)
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
-
-
-def _rename(graph: fx.Graph, submodule: str) -> None:
-    """Give the modules behind the operations the names that they have in the whole network."""
-    for node in graph.nodes:
-        stack = node.meta.get("nn_module_stack") or {}
-        node.meta["nn_module_stack"] = {
-            key: (".".join(filter(None, [submodule, path])), *rest) for key, (path, *rest) in stack.items()
-        }
-
-
-def _inline(graph: fx.Graph, owner: nn.Module) -> None:
-    """Replace every call of a recorded region (`torch.no_grad`, `torch.autocast` blocks) by the operations in it."""
-    for node in list(graph.nodes):
-        region = next((a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr"), None)
-        if node.op != "call_function" or region is None or not op_name(node).startswith("wrap_with_"):
-            continue
-        inner = getattr(owner, str(region.target), None)
-        if not isinstance(inner, fx.GraphModule):
-            continue
-        _inline(inner.graph, inner)
-        given = iter(node.args[node.args.index(region) + 1 :])
-        copies: dict[fx.Node, Any] = {}
-        with graph.inserting_before(node):
-            for step in inner.graph.nodes:
-                if step.op == "placeholder":
-                    copies[step] = next(given)
-                elif step.op == "call_function":
-                    copies[step] = graph.node_copy(step, copies.__getitem__)
-        results = next(step for step in inner.graph.nodes if step.op == "output").args[0]
-        for user in list(node.users):
-            if user.op == "call_function" and user.target is operator.getitem:
-                user.replace_all_uses_with(copies[results[user.args[1]]])
-                graph.erase_node(user)
-        graph.erase_node(node)
-
-
-def _export_training(
-    model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], submodule: str | None
-) -> ExportedProgram | None:
-    """Return the training-mode graph, where auxiliary heads appear; None for networks that only run in evaluation."""
-    try:
-        return _export(model.train(), arguments, keywords, submodule)
-    except TraceError:
-        return None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
-
-
-def _place(model: nn.Module, error: BaseException, submodule: str | None) -> str:
-    """Return the innermost module of the model and the line in which the error arose."""
-    names = {id(module): name or type(module).__name__ for name, module in model.named_modules(prefix=submodule or "")}
-    place = "outside the network's modules"
-    link = error.__traceback__
-    for frame, line in traceback.walk_tb(link):
-        owner = frame.f_locals.get("self")
-        if id(owner) in names and frame.f_code.co_name == "forward":
-            place = f"module '{names[id(owner)]}', {frame.f_code.co_filename}:{line}"
-    return place
 
 
 def _bindings(program: ExportedProgram, model: nn.Module, prefix: str) -> dict[fx.Node, Binding]:
