@@ -19,10 +19,10 @@ from surgeon.cli.options import (
     layers_option,
     open_images,
     output_options,
-    recipe_option,
     seed_option,
     weights_option,
 )
+from surgeon.cli.recipes import recipe_of, recipe_option
 from surgeon.cli.running import run_and_show, tensorboard_option
 from surgeon.cli.tuning_options import tuning_config, tuning_options
 from surgeon.errors import OptionError
@@ -166,6 +166,7 @@ def command(
         batch_size=values["batch_size"],
         workers=values["workers"],
         weights=weights,
+        recipe=recipe_of(click.get_current_context()),
         plan=stored,
         plan_output=save_plan,
         exemplars=exemplar_job(values, seed) if values["data"] is None else None,

@@ -13,10 +13,10 @@ from surgeon.cli.options import (
     json_option,
     open_images,
     output_options,
-    recipe_option,
     seed_option,
     weights_option,
 )
+from surgeon.cli.recipes import recipe_of, recipe_option
 from surgeon.cli.running import run_and_show, tensorboard_option
 from surgeon.cli.tuning_options import tuning_config, tuning_options
 
@@ -74,5 +74,6 @@ def command(
         batch_size=values["batch_size"],
         workers=values["workers"],
         weights=weights,
+        recipe=recipe_of(click.get_current_context()),
     )
     run_and_show(job, as_json=as_json, tensorboard=tensorboard)

@@ -5,6 +5,7 @@ import json
 import click
 
 from surgeon.cli.options import json_option
+from surgeon.cli.recipes import shipped
 
 
 @click.command(name="methods")
@@ -44,3 +45,4 @@ def command(name: str | None, as_json: bool) -> None:
         render.option_table(chosen[0])
     else:
         render.method_table(chosen)
+        render.say(f"Recipes with the papers' settings, for --recipe NAME: {', '.join(shipped())}.")

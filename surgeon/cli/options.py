@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,48 +158,3 @@ def key_values(pairs: tuple[str, ...]) -> dict[str, str]:
             raise OptionError(f"'--set {pair}' is not of the form name=value.", "Write, for example, --set ratio=0.5.")
         result[name.strip().replace("-", "_")] = value.strip()
     return result
-
-
-def read_recipe(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    """Take the options of a TOML file as defaults; what stands on the command line wins.
-
-    Raises:
-        OptionError: the file is no TOML, or names an option that the command does not have.
-    """
-    if path is None:
-        return None
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise OptionError(
-            f"The recipe {path} cannot be read: {error}.", "Give a TOML file of option = value."
-        ) from error
-    known = {}
-    for option in ctx.command.params:
-        if isinstance(option, click.Option) and option.name:
-            known.update({text.lstrip("-").replace("-", "_"): option for text in option.opts})
-    defaults: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            names = ", ".join(sorted(text.replace("_", "-") for text in known))
-            raise OptionError(f"The recipe {path} names the unknown option '{key}'.", f"It may name: {names}.")
-        if isinstance(value, dict):
-            value = [f"{setting}={text}" for setting, text in value.items()]
-        if known[name].multiple and not isinstance(value, list):
-            value = [value]
-        elif isinstance(value, list) and not known[name].multiple:
-            value = ",".join(map(str, value))
-        defaults[str(known[name].name)] = value
-    ctx.default_map = {**(ctx.default_map or {}), **defaults}
-    return path
-
-
-recipe_option = click.option(
-    "--recipe",
-    type=click.Path(path_type=Path),
-    callback=read_recipe,
-    is_eager=True,
-    expose_value=False,
-    help="A TOML file with any of these options.",
-)

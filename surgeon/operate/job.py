@@ -1,7 +1,7 @@
 """A job on files: what it consists of, and everything that can be refused before any work is done."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Job:
         batch_size: images a batch.
         workers: processes that read images.
         weights: the key of the weights to take where the checkpoint holds several, or None.
+        recipe: the options of the command line that ask for this job, by name; it goes into the record.
         plan: a plan to carry out in place of one of `method`, whose name and options are the plan's; or None.
         plan_output: where a dry run writes its plan, or None.
         exemplars: what is made from the checkpoint where images are needed and `images` is None; or None for nothing.
@@ -80,6 +81,7 @@ class Job:
     batch_size: int
     workers: int
     weights: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     plan: StoredPlan | None = None
     plan_output: Path | None = None
     exemplars: ExemplarJob | None = None

@@ -62,6 +62,8 @@ class Record:
         partner: of a method that mixes two networks, whether the second was trained along, and its path and SHA-256
             where it came from a file; empty for other methods.
         device: where it ran.
+        recipe: the options of the command line that do the same again, by name (`--recipe RECORD.json`); empty for a
+            run that was not started there.
         notes: what a reader of the figures should know.
     """
 
@@ -81,6 +83,7 @@ class Record:
     data: Mapping[str, Any] = field(default_factory=dict)
     partner: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

@@ -127,6 +127,7 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         partner={**opened.partner_file, **record.partner},
         output=str(job.result),
         data={} if data is None else {"name": data.name, **data.source},
+        recipe=job.recipe,
         notes=(*record.notes, *opened.notes, *remarks),
     )
     _write(job, model, record, [state for _, state in best])

@@ -1,0 +1,134 @@
+"""Recipes: those of the papers, and those that replay a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+from command_line import ARCH, call
+from safetensors.torch import load_file
+
+from surgeon.cli import apply
+from surgeon.cli.options import key_values
+from surgeon.cli.recipes import recipe_of, shipped
+from surgeon.cli.tuning_options import tuning_config
+from surgeon.methods import METHODS, make_config
+
+QUICK = ["--arch", ARCH, "--data", "digits", "--limit", "20", "--workers", "0", "--batch-size", "10"]
+MANY = [
+    "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.6", "--aa", "rand-m5", "--freeze", "conv1",
+    "--freeze", "layer1", "--sched", "multistep", "--decay-milestones", "1", "--smoothing", "0.1", "--clip-grad", "2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["apply", "--method", "reinit", "--ratio", "0.3", "--layers", "layer3", "--every", "1"], ["finetune"]],
+    ids=["apply", "finetune"],
+)
+def test_a_record_replays_its_run(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    name, *more = arguments
+    first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
+    record = first.with_suffix(".json")
+    assert call(monkeypatch, name, checkpoint, *more, *QUICK, *MANY, "--epochs", "2", "--seed", "7", "-o", first) == 0
+    assert call(monkeypatch, name, checkpoint, "--recipe", record, "-o", again) == 0
+    one, other = load_file(first), load_file(again)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    recipe = json.loads(record.read_text())["recipe"]
+    assert json.loads(again.with_suffix(".json").read_text())["recipe"] == recipe
+    assert {"output", "o", "overwrite", "recipe", "json"}.isdisjoint(recipe)
+
+
+def test_a_recipe_is_read_from_a_record_or_as_its_table_and_the_command_line_wins(tmp_path: Path) -> None:
+    recipe = {"method": "sofm", "layers": ["a", "b"], "lr": 0.25, "decay-milestones": [1.0, 2.0], "set": {"ratio": 1}}
+    for content in (recipe, {"surgeon": "0.1.0", "options": {}, "recipe": recipe}):
+        path = tmp_path / "recipe.json"
+        path.write_text(json.dumps(content))
+        values = apply.command.make_context("apply", ["in", "--recipe", str(path), "--method", "reinit"]).params
+        assert (values["method"], values["layers"], values["lr"]) == ("reinit", ("a", "b"), 0.25)
+        assert (values["decay_milestones"], values["settings"]) == ((1.0, 2.0), ("ratio=1",))
+
+
+def test_a_recipe_holds_what_was_given_and_the_defaults() -> None:
+    given = ["input", "--method", "sofm", "--layers", "a", "--layers", "b", "--set", "ratio=0.5", "--set", "merge=mean"]
+    context = apply.command.make_context("apply", [*given, "--no-recalibrate", "--partner", "x/y", "-o", "z"])
+    recipe = recipe_of(context)
+    assert json.loads(json.dumps(recipe)) == recipe
+    assert recipe["layers"] == ["a", "b"]
+    assert recipe["set"] == {"ratio": "0.5", "merge": "mean"}
+    assert (recipe["no-recalibrate"], recipe["partner"], recipe["lr"]) == (True, "x/y", 0.01)
+    assert {"freeze", "overwrite", "output", "aa", "checkpoint"}.isdisjoint(recipe)
+
+
+def read(name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """A paper's recipe as the command reads it: its values, and the method's options among them."""
+    values = apply.command.make_context("apply", ["input", "--recipe", name]).params
+    options = key_values(values["settings"])
+    if values["every"] is not None:
+        options["every"] = str(values["every"])
+    return values, options
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_paper_s_recipe_is_accepted(name: str) -> None:
+    values, options = read(name)
+    tuning_config(values, values["epochs"], values["seed"])
+    assert name.startswith(values["method"])
+    make_config(METHODS[values["method"]], options)
+
+
+def test_recipes_by_the_papers_numbers() -> None:
+    values, options = read("kernel-reactivation-cifar")
+    # "batch size of 128, momentum of 0.9, weight decay of 0.0005, overall training epoch of 200, learning rate starting
+    # from 0.1, and cosine annealing"; (alpha, beta, gamma, E) = (0.2, 0.3, 0.1, 10).
+    names = ("opt", "lr", "momentum", "weight_decay", "epochs", "batch_size", "sched")
+    assert [values[name] for name in names] == ["momentum", 0.1, 0.9, 0.0005, 200, 128, "cosine"]
+    assert options == {"alpha": "0.2", "beta": "0.3", "gamma": "0.1", "every": "10"}
+    values, options = read("sofm-cifar")
+    # "200 epochs … 0.1 and reduced by a factor of 5 at epochs 60, 120 and 160 … every 20 epochs"; a map of 50 %.
+    tuning = tuning_config(values, values["epochs"], 0)
+    assert (tuning.lr, tuning.decay_rate, tuning.decay_milestones) == (0.1, 0.2, (60, 120, 160))
+    assert (tuning.epochs, tuning.warmup_epochs, options["every"], options["ratio"]) == (200, 1, "20", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "There is no recipe"),
+        ("lr = \n", "cannot be read"),
+        ("{", "cannot be read"),
+        ('{"surgeon": "1", "recipe": {}}', "holds no recipe"),
+        ('{"surgeon": "1", "recipe": {"nonsense": 1}}', "unknown option 'nonsense'"),
+        ("[" * 100_000, "cannot be read"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    content: str | None,
+    problem: str,
+) -> None:
+    path = tmp_path / "recipe"
+    if content is not None:
+        path.write_text(content)
+    assert call(monkeypatch, "apply", "input", "--recipe", path) == 1
+    shown = capsys.readouterr().err
+    assert problem in shown
+    assert ("sofm-imagenet" in shown) == (content is None)
+
+
+def test_a_value_of_another_kind_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("[lr]\nfirst = 1\n")
+    assert call(monkeypatch, "finetune", "input", "--recipe", tmp_path / "recipe.toml") == click.UsageError.exit_code
+
+
+def test_the_recipes_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "methods") == 0
+    shown = "".join(capsys.readouterr())
+    assert all(name in shown for name in shipped())
