@@ -1,6 +1,5 @@
 """The figures of a run as events for TensorBoard."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,8 +36,8 @@ class Events:
 
     def stage(self, stage: Stage) -> None:
         """Write the figures of a finished stage under its name."""
-        figures = dataclasses.asdict(stage)
-        self._write(stage.name, {name: figures[name] for name in ("top1", "top5", "loss", "drift", "agreement")})
+        figures = {name: getattr(stage, name) for name in ("top1", "top5", "loss", "drift", "agreement")}
+        self._write(stage.name, {**figures, **stage.metrics})
 
     def epoch(self, record: EpochRecord) -> None:
         """Write the figures of a finished epoch."""

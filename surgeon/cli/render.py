@@ -36,6 +36,8 @@ def stage_line(stage: Stage) -> None:
     parts = [f"{stage.name:>12}"]
     if stage.top1 is not None:
         parts.append(f"top-1 {stage.top1:.2f} %")
+    elif stage.metrics:
+        parts.append(by_name(stage.metrics))
     if stage.agreement is not None and stage.name != "original":
         parts.append(f"agreement {100 * stage.agreement:.1f} %")
     parts.append(f"{stage.seconds:.1f} s")
@@ -153,4 +155,9 @@ def epoch_scores(record: EpochRecord) -> str:
     """Return what a network achieved after an epoch: top-1, or the figures of another task."""
     if record.top1 is not None:
         return f"top-1 {record.top1:.2f} %"
-    return "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+    return by_name(record.metrics)
+
+
+def by_name(metrics: Mapping[str, float]) -> str:
+    """Return the figures of a task by their names, to four digits."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

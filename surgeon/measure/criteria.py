@@ -9,7 +9,7 @@ from torch import Tensor
 
 from surgeon.measure.weights import filter_norms, orthogonality_sums
 
-Reads = Literal["weight", "gamma", "nothing", "images"]
+Reads = Literal["weight", "gamma", "nothing", "images", "labels"]
 
 
 def ortho(weight: Tensor, dim: int = 0) -> Tensor:
@@ -165,8 +165,13 @@ class Criterion:
 
     @property
     def needs_data(self) -> bool:
-        """Whether it is measured on labelled images."""
-        return self.reads == "images"
+        """Whether it is measured on images."""
+        return self.reads in ("images", "labels")
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the images it is measured on need labels."""
+        return self.reads == "labels"
 
     def strength(self, scores: Tensor) -> Tensor:
         """Return numbers that are smallest for the weakest filters."""
@@ -185,8 +190,8 @@ CRITERIA: dict[str, Criterion] = {
         Criterion("gamma", "Liu et al., Network Slimming", "gamma", "smallest", gamma),
         Criterion("activation", _MOLCHANOV, "images", "smallest", activation),
         Criterion("apoz", "Hu et al., Network Trimming", "images", "largest", apoz),
-        Criterion("taylor", _MOLCHANOV, "images", "smallest", taylor),
-        Criterion("oracle", _REPR, "images", "smallest", oracle),
+        Criterion("taylor", _MOLCHANOV, "labels", "smallest", taylor),
+        Criterion("oracle", _REPR, "labels", "smallest", oracle),
         Criterion("random", _REPR, "nothing", "smallest", random),
     )
 }

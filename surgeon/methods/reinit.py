@@ -192,7 +192,7 @@ def _strengths(
     """Return `[filters]` on the CPU, smallest for the weakest filter."""
     criterion = CRITERIA[config.criterion]
     assert layer.writer is not None
-    if criterion.reads == "images":
+    if criterion.needs_data:
         scores = inputs.scores[layer.name]
     elif criterion.reads == "gamma":
         assert norm is not None

@@ -21,7 +21,7 @@ from surgeon.operate.operation import Operation, operate, repeated
 from surgeon.operate.partner import Partner
 from surgeon.operate.record import Record
 from surgeon.operate.replay import replayed
-from surgeon.operate.stages import Gauge
+from surgeon.operate.task import InputsOf, Task
 from surgeon.operate.work import (
     OnBest,
     OnEpoch,
@@ -31,10 +31,11 @@ from surgeon.operate.work import (
     find_teacher,
     fine_tune,
     finish,
+    make_gauge,
     make_record,
 )
 from surgeon.progress import Track, no_progress
-from surgeon.tuning import TuningConfig, make_accelerator
+from surgeon.tuning import BatchLoss, Metric, TuningConfig, make_accelerator
 
 
 def apply(
@@ -45,6 +46,9 @@ def apply(
     train: DataLoader[Any] | None = None,
     val: DataLoader[Any] | None = None,
     calibration: Batches | None = None,
+    loss: BatchLoss | None = None,
+    metric: Metric | None = None,
+    inputs: InputsOf | None = None,
     epochs: int = 10,
     tuning: TuningConfig | None = None,
     teacher: nn.Module | str | None = None,
@@ -75,6 +79,14 @@ def apply(
         train: batches for fine-tuning; without them, or with `epochs=0`, there is none.
         val: batches for top-1, top-5 and loss at every stage; without them there are no such figures.
         calibration: batches for measuring and recalibration, `train` by default; best without random augmentation.
+        loss: for another task than classification: `loss(model, batch)` passes a batch of any structure through the
+            network and returns the mean loss of its images, a scalar. It is called with the network in training mode,
+            under autocast, and the batch on the network's device.
+        metric: `metric(model, batches)` passes all of the validation batches through the network and returns figures by
+            name, of which the first says which epoch is best; see `surgeon.tuning.Metric`. Without it the figures are
+            top-1, top-5 and loss, or with `loss` its mean, for which it is called in evaluation mode as well.
+        inputs: for batches that are not `(images, …)`: `inputs(batch)` returns what the network is called with, float
+            `[B, C, H, W]`, from a batch of `train` or `calibration` as the loader gives it. Such images have no labels.
         epochs: epochs of fine-tuning after each operation.
         tuning: all other options of fine-tuning; its `epochs` and `seed` are replaced by the arguments.
         teacher: `original` distils from the network as it came, a module from that one.
@@ -105,23 +117,25 @@ def apply(
         config = make_config(chosen, options)
     else:
         chosen, config = replayed(plan)
+    task = Task(loss, metric, inputs)
+    task.check_measurable(chosen, config, labelled=calibration is not None)
     settings = dataclasses.replace(tuning or TuningConfig(), epochs=epochs, seed=seed)
     accelerator = accelerator or make_accelerator(settings.mixed_precision)
     graph = graph or trace(model, example_input)
     plans = rounds(chosen, graph, layers) if plan is None else (plan.targets,)
     teaching = find_teacher(model, teacher)
     model.to(accelerator.device)
-    images = calibration if calibration is not None else train
+    images = task.measured(calibration if calibration is not None else train)
     subject = Subject(model, chosen, config, graph, images, accelerator.device, track, say)
     start = time.perf_counter()
-    gauge = Gauge(model, val, images, accelerator, track)
+    gauge = make_gauge(model, task, val, images, accelerator, track)
     course = Course()
     with contextlib.ExitStack() as stack:
         second = None
         if partner is not None and chosen.needs_partner:
-            second = stack.enter_context(closing(Partner(partner, subject, train, settings, accelerator)))
+            second = stack.enter_context(closing(Partner(partner, subject, train, settings, accelerator, loss)))
         work = Work(
-            model, accelerator, train, val, settings, teaching, synthetic, seed, gauge, track, on_stage, on_epoch,
+            model, task, accelerator, train, val, settings, teaching, synthetic, seed, gauge, track, on_stage, on_epoch,
             on_best,
         )  # fmt: skip
         finish(work, course, "original", None, start)

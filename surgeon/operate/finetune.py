@@ -13,10 +13,20 @@ from surgeon.errors import OptionError
 from surgeon.operate.course import Course
 from surgeon.operate.inputs import Batches
 from surgeon.operate.record import Record
-from surgeon.operate.stages import Gauge
-from surgeon.operate.work import OnBest, OnEpoch, OnStage, Work, find_teacher, fine_tune, finish, make_record
+from surgeon.operate.task import Task
+from surgeon.operate.work import (
+    OnBest,
+    OnEpoch,
+    OnStage,
+    Work,
+    find_teacher,
+    fine_tune,
+    finish,
+    make_gauge,
+    make_record,
+)
 from surgeon.progress import Track, no_progress
-from surgeon.tuning import TuningConfig, make_accelerator
+from surgeon.tuning import BatchLoss, Metric, TuningConfig, make_accelerator
 
 NAME = "finetune"
 """What stands for the method in the record."""
@@ -26,6 +36,8 @@ def finetune(
     model: nn.Module,
     train: DataLoader[Any],
     *,
+    loss: BatchLoss | None = None,
+    metric: Metric | None = None,
     val: DataLoader[Any] | None = None,
     calibration: Batches | None = None,
     epochs: int = 10,
@@ -44,9 +56,16 @@ def finetune(
 
     Args:
         model: the network.
-        train: batches for fine-tuning.
-        val: batches for top-1, top-5 and loss at every stage; without them there are no such figures.
-        calibration: batches on which the answers are compared with the original's, `train` by default.
+        train: batches for fine-tuning, `(images float32 [B, C, H, W], labels int64 [B])` or what `loss` takes.
+        loss: for another task than classification: `loss(model, batch)` passes a batch of any structure through the
+            network and returns the mean loss of its images, a scalar. It is called with the network in training mode,
+            under autocast, and the batch on the network's device.
+        metric: `metric(model, batches)` passes all of the validation batches through the network and returns figures by
+            name, of which the first says which epoch is best; see `surgeon.tuning.Metric`. Without it the figures are
+            top-1, top-5 and loss, or with `loss` its mean, for which it is called in evaluation mode as well.
+        val: batches for the figures of every stage; without them there are none.
+        calibration: batches on which the answers of a network that classifies are compared with the original's, `train`
+            by default.
         epochs: epochs of fine-tuning, at least 1.
         tuning: all other options of fine-tuning; its `epochs` and `seed` are replaced by the arguments.
         teacher: `original` distils from the network as it came, a module from that one.
@@ -65,6 +84,7 @@ def finetune(
     Raises:
         SurgeonError: as for `tune`.
     """
+    task = Task(loss, metric)
     settings = dataclasses.replace(tuning or TuningConfig(), epochs=epochs, seed=seed)
     if epochs < 1:
         raise OptionError("No epoch of fine-tuning is asked for.", "Ask for at least one.")
@@ -72,9 +92,11 @@ def finetune(
     teaching = find_teacher(model, teacher)
     model.to(accelerator.device)
     start = time.perf_counter()
-    gauge = Gauge(model, val, calibration if calibration is not None else train, accelerator, track)
+    images = calibration if calibration is not None else train
+    gauge = make_gauge(model, task, val, images, accelerator, track)
     work = Work(
-        model, accelerator, train, val, settings, teaching, synthetic, seed, gauge, track, on_stage, on_epoch, on_best
+        model, task, accelerator, train, val, settings, teaching, synthetic, seed, gauge, track, on_stage, on_epoch,
+        on_best,
     )  # fmt: skip
     course = Course()
     finish(work, course, "original", None, start)

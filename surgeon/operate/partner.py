@@ -16,7 +16,7 @@ from surgeon.errors import OptionError
 from surgeon.operate.inputs import Subject, measured_inputs
 from surgeon.operate.moments import forget
 from surgeon.progress import Track, Training
-from surgeon.tuning import TuningConfig, train_by_epochs
+from surgeon.tuning import BatchLoss, TuningConfig, train_by_epochs
 
 SEED_SHIFT = 1
 """The partner sees the images in another order: two networks that learn the same have nothing to give each other."""
@@ -31,6 +31,7 @@ class Partner:
         train: batches for training.
         tuning: the options of training, the same for both but for the seed.
         accelerator: the first network's device, precision and gradient accumulation, which are the partner's too.
+        objective: see `tune`; both networks learn the same.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Partner:
         train: DataLoader[Any] | None,
         tuning: TuningConfig,
         accelerator: Accelerator,
+        objective: BatchLoss | None,
     ) -> None:
         self._model = model.to(accelerator.device)
         self._subject = subject
@@ -53,6 +55,7 @@ class Partner:
                 train,
                 settings,
                 accelerator=accelerator,
+                objective=objective,
                 between_epochs=self._carry_out,
                 track=_aside(subject.track),
             )

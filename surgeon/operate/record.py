@@ -27,6 +27,7 @@ class Stage:
         agreement: share, 0 … 1, of calibration images with the original's top-1 answer; None without images.
         seconds: wall-clock time of the stage's work, its evaluation included.
         target: the module that was operated on; None for the original.
+        metrics: the figures of another task than classification by name.
     """
 
     name: StageName
@@ -37,6 +38,7 @@ class Stage:
     agreement: float | None
     seconds: float
     target: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The figures of every stage: accuracy on validation images, and how far the answers drifted from the original's."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -12,11 +13,17 @@ from torch.utils.data import DataLoader, TensorDataset
 from surgeon.errors import DataError
 from surgeon.operate.inputs import Batches
 from surgeon.operate.record import Stage, StageName
-from surgeon.progress import Track
-from surgeon.tuning import Metrics, compare_logits, evaluate, logits
+from surgeon.tuning import Metrics, Score, Scores, compare_logits, logits
 
-Figures = tuple[float | None, float | None, float | None]
-"""Top-1, top-5 and loss; None where the task has no such thing."""
+
+class Figures(NamedTuple):
+    """Top-1, top-5 and loss, None where the task has no such thing, and the figures that it has instead by name."""
+
+    top1: float | None = None
+    top5: float | None = None
+    loss: float | None = None
+    metrics: Mapping[str, float] = {}
+
 
 DRIFT_IMAGES = 256
 """Calibration images on which the logits are compared with the original's."""
@@ -24,13 +31,19 @@ DRIFT_IMAGES = 256
 
 @dataclass
 class Gauge:
-    """Measures stages, always on the same images; its own reference is the network as it came."""
+    """Measures stages, always on the same images; its own reference is the network as it came.
+
+    Args:
+        model: the network.
+        score: measures it on the validation images; None where there are none.
+        calibration: batches on which the logits are compared with the original's; None for no such comparison.
+        accelerator: device and precision.
+    """
 
     model: nn.Module
-    val: DataLoader[Any] | None
+    score: Score | None
     calibration: Batches | None
     accelerator: Accelerator
-    track: Track
     _images: DataLoader[Any] | None = field(default=None, init=False)
     _reference: torch.Tensor | None = field(default=None, init=False)
 
@@ -49,11 +62,10 @@ class Gauge:
             figures: those of the validation images, where they were measured already.
         """
         drift, agreement = self._compared(self.model)
-        if figures is None and self.val is not None:
-            scores = evaluate(self.model, self.val, accelerator=self.accelerator, track=self.track)
-            figures = scores.top1, scores.top5, scores.loss
-        top1, top5, loss = figures or (None, None, None)
-        return Stage(name, top1, top5, loss, drift, agreement, time.perf_counter() - start, target)
+        if figures is None:
+            figures = Figures() if self.score is None else _figures(self.score(self.model))
+        top1, top5, loss, metrics = figures
+        return Stage(name, top1, top5, loss, drift, agreement, time.perf_counter() - start, target, metrics)
 
     def agreement(self, model: nn.Module) -> Metrics:
         """Return a network's agreement with the original and its drift from it, for where there is no accuracy.
@@ -74,6 +86,12 @@ class Gauge:
         if self._images is None or self._reference is None:
             return None, None
         return compare_logits(self._reference, logits(model, self._images, accelerator=self.accelerator))
+
+
+def _figures(scores: Scores | Metrics) -> Figures:
+    if isinstance(scores, Scores):
+        return Figures(scores.top1, scores.top5, scores.loss)
+    return Figures(metrics=dict(scores.values))
 
 
 def _first_images(batches: Batches) -> DataLoader[Any]:

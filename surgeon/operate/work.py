@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader
 from surgeon.coupling.graph import ChannelGroup
 from surgeon.errors import OptionError
 from surgeon.operate.course import Course
+from surgeon.operate.inputs import Batches
 from surgeon.operate.record import Record, Stage, StageName
 from surgeon.operate.stages import Figures, Gauge
+from surgeon.operate.task import Task
 from surgeon.progress import Track
-from surgeon.tuning import BetweenEpochs, EpochRecord, Tuned, TuningConfig, tune
+from surgeon.tuning import BetweenEpochs, EpochRecord, Score, Tuned, TuningConfig, tune
 
 OnStage = Callable[[Stage], None]
 OnEpoch = Callable[[EpochRecord], None]
@@ -30,6 +32,7 @@ class Work:
     """Everything that one run works with and that does not change while it runs."""
 
     model: nn.Module
+    task: Task
     accelerator: Accelerator
     train: DataLoader[Any] | None
     val: DataLoader[Any] | None
@@ -42,6 +45,11 @@ class Work:
     on_stage: OnStage
     on_epoch: OnEpoch
     on_best: OnBest
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether there are only images that nobody took, on which right and wrong answers are none."""
+        return self.synthetic and self.val is None
 
 
 @dataclass(frozen=True)
@@ -78,15 +86,16 @@ def fine_tune(
     if work.train is None or work.tuning.epochs == 0:
         return
     start = time.perf_counter()
-    by_agreement = work.synthetic and work.val is None
+    measured = work.val if work.val is not None else work.train
     tuned = tune(
         work.model,
         work.train,
-        work.val if work.val is not None else work.train,
+        measured,
         work.tuning,
         accelerator=work.accelerator,
         teacher=work.teacher,
-        score=work.gauge.agreement if by_agreement else None,
+        objective=work.task.loss,
+        score=_score(work, measured),
         frozen=frozen,
         between_epochs=between_epochs,
         on_epoch=work.on_epoch,
@@ -94,15 +103,35 @@ def fine_tune(
     )
     course.epochs += [{**dataclasses.asdict(record), "target": label} for record in tuned.epochs]
     # Agreement on a few synthesized images tells no epoch from another.
-    if tuned.best_epoch != len(tuned.epochs) - 1 and not by_agreement:
+    if tuned.best_epoch != len(tuned.epochs) - 1 and not work.unmeasured:
         work.on_best(tuned.best_epoch, tuned.best_state)
     finish(work, course, "finetuned", label, start, _last_figures(work, tuned))
+
+
+def _score(work: Work, measured: DataLoader[Any]) -> Score | None:
+    """Return what `tune` shall measure the epochs by, where it is not top-1, top-5 and loss."""
+    if not work.task.standard:
+        return work.task.score(measured, work.accelerator, work.track)
+    return work.gauge.agreement if work.unmeasured else None
 
 
 def _last_figures(work: Work, tuned: Tuned) -> Figures | None:
     """Return the figures of the last epoch, which are those of the network as it stands now."""
     last = tuned.epochs[-1]
-    return None if work.val is None else (last.top1, last.top5, last.loss)
+    return None if work.val is None else Figures(last.top1, last.top5, last.loss, last.metrics)
+
+
+def make_gauge(
+    model: nn.Module,
+    task: Task,
+    val: DataLoader[Any] | None,
+    images: Batches | None,
+    accelerator: Accelerator,
+    track: Track,
+) -> Gauge:
+    """Return what measures the stages; only logits of classes are compared with the original's."""
+    score = None if val is None else task.score(val, accelerator, track)
+    return Gauge(model, score, images if task.classifies else None, accelerator)
 
 
 def find_teacher(model: nn.Module, teacher: nn.Module | str | None) -> nn.Module | None:

@@ -4,6 +4,7 @@ from surgeon.tuning.accelerator import make_accelerator
 from surgeon.tuning.config import MIXED_PRECISIONS, MixedPrecision, TuningConfig
 from surgeon.tuning.distill import Objective, soft_target_loss
 from surgeon.tuning.evaluate import Scores, compare_logits, evaluate, logits
+from surgeon.tuning.figures import Metric, mean_loss, score_by
 from surgeon.tuning.loop import BatchLoss, BetweenEpochs, OnEpoch, train_by_epochs, tune
 from surgeon.tuning.optimizer import clear_moments, create_optimizer
 from surgeon.tuning.records import EpochRecord, Metrics, Score, Tuned
@@ -14,6 +15,7 @@ __all__ = [
     "BatchLoss",
     "BetweenEpochs",
     "EpochRecord",
+    "Metric",
     "Metrics",
     "MixedPrecision",
     "Objective",
@@ -29,6 +31,8 @@ __all__ = [
     "evaluate",
     "logits",
     "make_accelerator",
+    "mean_loss",
+    "score_by",
     "soft_target_loss",
     "train_by_epochs",
     "tune",

@@ -205,6 +205,11 @@ def _objective(
             "Mixup or cutmix is asked for beside an objective, which would not know of the mixed labels.",
             "Leave them out, or let the objective mix.",
         )
+    if config.smoothing:
+        raise OptionError(
+            "Label smoothing is asked for beside an objective, which would not know of it.",
+            "Leave it out, or let the objective smooth.",
+        )
     if teacher is not None:
         raise OptionError(
             "A teacher is given beside an objective, which would not ask it.", "Let the objective ask the teacher."
