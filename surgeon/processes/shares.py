@@ -38,6 +38,12 @@ def shared(batches: Iterable[Any], *, even: bool) -> Any:
     return DataLoader(batches.dataset, batch_sampler=_BatchShare(batches.batch_sampler, even), **options)
 
 
+def is_share(batches: Any) -> bool:
+    """Tell whether batches are a share already."""
+    parts = (batches, getattr(batches, "batch_sampler", None), getattr(batches, "dataset", None))
+    return any(isinstance(part, (_Pieces, _BatchShare, _StreamShare)) for part in parts)
+
+
 def own_count(images: int | None) -> int | None:
     """Return how many of so many images this process sees, a remainder left aside; None stays None."""
     return None if images is None else -(-images // group.count())

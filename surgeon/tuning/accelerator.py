@@ -4,6 +4,7 @@ import os
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
+from accelerate.utils import get_int_from_env, parse_flag_from_env
 
 from surgeon.errors import OptionError
 from surgeon.tuning.config import MixedPrecision
@@ -15,11 +16,12 @@ def make_accelerator(mixed_precision: MixedPrecision = "auto", *, cpu: bool = Fa
     Args:
         mixed_precision: "auto" takes what `accelerate launch` was told, else bf16 or fp16 where the device computes
             in it, and never mixes on a CPU; "no", "fp16" and "bf16" are taken as they are.
-        cpu: stay on the CPU even where there is another device.
+        cpu: stay on the CPU even where there is another device, as `ACCELERATE_USE_CPU=true` says too.
 
     Raises:
         OptionError: the device, or a device opened earlier in this process, does not allow that precision.
     """
+    cpu = cpu or _several_on_cpu()
     device = PartialState(cpu=cpu).device
     chosen = _automatic_precision(device) if mixed_precision == "auto" else mixed_precision
     if chosen == "fp16" and device.type == "cpu":
@@ -36,6 +38,18 @@ def make_accelerator(mixed_precision: MixedPrecision = "auto", *, cpu: bool = Fa
             f"The mixed precision {chosen} cannot be used on {device} in this process: {error}",
             "Choose one device and one precision a process.",
         ) from error
+
+
+def _several_on_cpu() -> bool:
+    """Tell whether this is one of several processes that have nothing but the CPU.
+
+    accelerate takes each of them for a run of its own unless it is told.
+    """
+    if parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return True
+    return get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1) > 1 and (
+        not torch.accelerator.is_available()
+    )
 
 
 def _automatic_precision(device: torch.device) -> str:

@@ -13,7 +13,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from surgeon.errors import DataError, OptionError
+from surgeon.processes import add_up, own_count
 from surgeon.progress import Track, no_progress
+from surgeon.tuning.loaders import own_loader, whole_loader
 from surgeon.tuning.modes import kept_modes
 from surgeon.tuning.outputs import split_outputs
 
@@ -45,12 +47,13 @@ class Scores:
 def evaluate(
     model: nn.Module, loader: DataLoader[Any], *, accelerator: Accelerator, track: Track = no_progress
 ) -> Scores:
-    """Count the network's right answers, exactly, over all processes.
+    """Count the network's right answers, exactly: each process asks about its share of the images, each image once.
 
     A row of logits with a NaN counts as wrong.
 
     Args:
-        model: the network; it is moved to the accelerator's device, and its mode is kept.
+        model: the network, the same in all processes and not wrapped for them; it is moved to the accelerator's
+            device, and its mode is kept.
         loader: batches of images float [B, C, H, W] and labels int64 [B].
         accelerator: device, precision and processes.
         track: called around the loader, to show progress.
@@ -60,26 +63,23 @@ def evaluate(
         ArchitectureError: the network does not return one row of logits an image.
     """
     start = time.perf_counter()
-    total = count_images(loader)
-    loader = accelerator.prepare(loader)
-    right = torch.zeros(2, dtype=torch.int64, device=accelerator.device)
+    counts = torch.zeros(3, dtype=torch.int64, device=accelerator.device)
     loss = torch.zeros((), device=accelerator.device)
-    images_seen = 0
+    own = own_loader(loader, accelerator, even=False)
     with inference(model, accelerator):
-        for images, labels in track(loader, "evaluating", total):
+        for images, labels in track(own, "evaluating", own_count(count_images(loader))):
             with accelerator.autocast():
                 answer, _ = split_outputs(model(images))
-            first, first_five, losses = _gather(_scores_of_images(answer.float(), labels), accelerator)
-            right += torch.stack([first.sum(), first_five.sum()])
+            first, first_five, losses = _scores_of_images(answer.float(), labels)
+            counts += torch.stack([first.sum(), first_five.sum(), torch.ones_like(labels).sum()])
             loss += losses.sum()
-            images_seen += len(losses)
+    top1, top5, images_seen = add_up(counts).tolist()
     if images_seen == 0:
         raise DataError("There is no image to evaluate on.", "Give a data set with validation images.")
-    top1, top5 = right.tolist()
     return Scores(
         top1=100 * top1 / images_seen,
         top5=100 * top5 / images_seen,
-        loss=loss.item() / images_seen,
+        loss=add_up(loss).item() / images_seen,
         images=images_seen,
         seconds=time.perf_counter() - start,
     )
@@ -88,10 +88,11 @@ def evaluate(
 def logits(
     model: nn.Module, loader: DataLoader[Any], *, accelerator: Accelerator, track: Track = no_progress
 ) -> Tensor:
-    """Collect the network's logits in the order of the loader.
+    """Collect the network's logits in the order of the loader; every process asks about all images.
 
     Args:
-        model: the network; it is moved to the accelerator's device, and its mode is kept.
+        model: the network, not wrapped for several processes; it is moved to the accelerator's device, and its mode is
+            kept.
         loader: batches of images float [B, C, H, W] and labels int64 [B], not shuffled.
         accelerator: device, precision and processes.
         track: called around the loader, to show progress.
@@ -103,14 +104,13 @@ def logits(
         DataError: the loader holds no image.
         ArchitectureError: the network does not return one row of logits an image.
     """
-    total = count_images(loader)
-    loader = accelerator.prepare(loader)
+    whole = whole_loader(loader, accelerator)
     rows = []
     with inference(model, accelerator):
-        for images, _ in track(loader, "collecting logits", total):
+        for images, _ in track(whole, "collecting logits", count_images(loader)):
             with accelerator.autocast():
                 answer, _ = split_outputs(model(images))
-            rows.append(_gather(answer.float(), accelerator).cpu())
+            rows.append(answer.float().cpu())
     if not rows:
         raise DataError("There is no image to collect logits of.", "Give a data set with images.")
     return torch.cat(rows)
@@ -166,9 +166,3 @@ def _scores_of_images(answer: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, T
     best = answer.topk(min(5, answer.shape[1]), dim=1).indices
     hits = (best == labels[:, None]) & ~answer.isnan().any(dim=1, keepdim=True)
     return hits[:, 0], hits.any(dim=1), functional.cross_entropy(answer, labels, reduction="none")
-
-
-def _gather(rows: Any, accelerator: Accelerator) -> Any:
-    """Bring the rows of all processes together, without those that repeat images to fill the last batch."""
-    # One process has no such rows, but accelerate would still cut the last batch to the length a stream claims.
-    return accelerator.gather_for_metrics(rows) if accelerator.num_processes > 1 else rows

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from surgeon.errors import DataError, OptionError
+from surgeon.processes import add_up, count, own_count, same_tensors, synchronized_batch_norm
 from surgeon.progress import Track, Training, no_progress
 from surgeon.tuning.average import Average
 from surgeon.tuning.batches import images_in
@@ -21,6 +22,7 @@ from surgeon.tuning.config import TuningConfig
 from surgeon.tuning.distill import Objective
 from surgeon.tuning.evaluate import Scores, count_images, evaluate
 from surgeon.tuning.freeze import frozen_names
+from surgeon.tuning.loaders import own_loader
 from surgeon.tuning.mixing import Mixing, check_mixable
 from surgeon.tuning.modes import derived_seed, frozen_parameters, kept_modes, seeded, train_unfrozen
 from surgeon.tuning.optimizer import create_optimizer
@@ -97,6 +99,10 @@ def tune(
 
     With `config.model_ema` the scores of every epoch, the best weights, and at the end the network's own are those of
     the moving average. Where `between_epochs` edits weights, the average begins anew from the edited network.
+
+    Several processes train as one with batches as large as all of theirs together: the images are shared out anew in
+    every epoch, gradients and BatchNorm are those of all images of a batch, and the scores of all validation images.
+    Only what is random in the network (dropout) differs. A last batch of fewer images than processes is left out.
 
     Networks that classify need no more than that. Any other task brings its `objective`, its `score`, or both; its
     batches may then be of any structure of tensors, which accelerate moves to the device.
@@ -220,7 +226,7 @@ def _objective(
 def _scoring(loader: DataLoader[Any] | None, accelerator: Accelerator, track: Track) -> Score:
     if loader is None:
         raise OptionError("There is nothing to score the epochs by.", "Give validation images, or a score of your own.")
-    prepared = accelerator.prepare(loader)
+    prepared = own_loader(loader, accelerator, even=False)
     return lambda model: evaluate(model, prepared, accelerator=accelerator, track=track)
 
 
@@ -233,13 +239,13 @@ def _prepare(
     frozen: Collection[str],
     track: Track,
 ) -> _Run:
-    images = count_images(train_loader)
-    if len(train_loader) == 0:
+    loader = own_loader(train_loader, accelerator, even=True)
+    if len(loader) == 0:
         raise DataError("There is no batch of training images.", "Give more images, or a smaller batch size.")
     check_mixable(config, train_loader.batch_size)
+    optimizer = create_optimizer(model, config)
     prepared = _prepare_model(model, accelerator)
-    optimizer = accelerator.prepare(create_optimizer(model, config))
-    loader = accelerator.prepare(train_loader)
+    optimizer = accelerator.prepare(optimizer)
     updates_per_epoch = ceil(len(loader) / accelerator.gradient_accumulation_steps)
     return _Run(
         config=config,
@@ -252,7 +258,7 @@ def _prepare(
         schedule=create_schedule(optimizer.optimizer, config, updates_per_epoch),
         objective=objective,
         train_loader=loader,
-        images=images,
+        images=own_count(count_images(train_loader)),
     )
 
 
@@ -288,7 +294,9 @@ def _epoch(
     start = time.perf_counter()
     lr = base_rate(run.optimizer)
     trained = _trained(run, epoch)
-    scores = score(run.model if run.ema is None else run.ema.module)
+    # Statistics other than BatchNorm's may differ between processes.
+    same_tensors([*run.module.buffers(), *run.result.buffers()])
+    scores = score(run.result)
     record = epoch_record(
         scores,
         epoch=epoch,
@@ -305,7 +313,8 @@ def _trained(run: _Run, epoch: int) -> _Pass:
     """Train for one epoch that depends on its number alone, not on how many there were before."""
     train_unfrozen(run.module, run.frozen)
     _order_images(run.train_loader, epoch, derived_seed(run.config.seed, epoch))
-    with seeded(derived_seed(run.config.seed, epoch, run.accelerator.process_index), run.accelerator.device):
+    seed = derived_seed(run.config.seed, epoch, run.accelerator.process_index)
+    with seeded(seed, run.accelerator.device), synchronized_batch_norm(run.module):
         return _train(run, epoch)
 
 
@@ -334,7 +343,9 @@ def _step(run: _Run, batch: Any) -> Tensor:
         with accelerator.autocast():
             loss = run.objective(run.model, batch)
         _check_scalar(loss)
-        accelerator.backward(loss, create_graph=getattr(optimizer.optimizer, "is_second_order", False))
+        accelerator.backward(
+            loss * _share_of_mean(run, batch), create_graph=getattr(optimizer.optimizer, "is_second_order", False)
+        )
         if clip_grad is not None and accelerator.sync_gradients:
             accelerator.clip_grad_norm_(run.model.parameters(), clip_grad)
         optimizer.step()
@@ -346,6 +357,17 @@ def _step(run: _Run, batch: Any) -> Tensor:
             if run.ema is not None:
                 run.ema.update(run.module)
     return loss.detach()
+
+
+def _share_of_mean(run: _Run, batch: Any) -> Tensor | int:
+    """Return the factor with which the mean of all processes' losses is the mean over all images of their batches.
+
+    The processes' gradients are averaged, each counting alike, and the last batch may not divide evenly.
+    """
+    if count() == 1:
+        return 1
+    images = torch.tensor(float(images_in(batch)), device=run.accelerator.device)
+    return images * count() / add_up(images.clone())
 
 
 def _check_scalar(loss: Any) -> None:
