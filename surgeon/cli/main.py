@@ -1,13 +1,17 @@
 """The group of commands, and what every command does about errors."""
 
+import contextlib
 import importlib
+import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 import click
 
 from surgeon import __version__
+from surgeon.cli import voice
 from surgeon.errors import SurgeonError
 
 COMMANDS = {
@@ -49,27 +53,50 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 refused or failed, 2 usage, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 refused or failed, 2 usage, 130 interrupted.
+
+    Of several processes the main one prints the results, and the first that fails says why.
+    """
     signal.signal(signal.SIGTERM, _terminate)
+    with contextlib.ExitStack() as stack:
+        if not voice.is_main():
+            nowhere = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command line, say what went wrong, and return the exit code."""
     try:
         code = cli(standalone_mode=False)
+        voice.part()
     except SurgeonError as error:
-        click.echo(f"Error: {error.problem}\n{error.remedy}", err=True)
-        sys.exit(FAILED)
+        _complain(f"Error: {error.problem}\n{error.remedy}")
+        return FAILED
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        if voice.fails_first():
+            error.show()
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nInterrupted. Input and earlier outputs are untouched.", err=True)
-        sys.exit(INTERRUPTED)
+        _complain("\nInterrupted. Input and earlier outputs are untouched.")
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; nothing is wrong, and nothing is left to say.
         sys.stderr.close()
-        sys.exit(FAILED)
-    sys.exit(code if isinstance(code, int) else 0)
+        return FAILED
+    except Exception:
+        if voice.fails_first():
+            raise
+        return FAILED
+    return code if isinstance(code, int) else 0
+
+
+def _complain(text: str) -> None:
+    if voice.fails_first():
+        click.echo(text, err=True)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from surgeon.cli.voice import is_main
 from surgeon.data.synthetic import NOTES as SYNTHETIC
 from surgeon.edit.plan import Plan
 from surgeon.methods import Method
@@ -17,7 +18,7 @@ from surgeon.tuning import EpochRecord
 MOST_REMARKS = 5
 """Lines that a result shows of each kind; the record and the dry run have all of them."""
 
-ERR = Console(stderr=True)
+ERR = Console(stderr=True, quiet=not is_main())
 OUT = Console()
 
 

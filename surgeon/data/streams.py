@@ -93,4 +93,6 @@ def open_stream(
     except named.FAILURES as error:
         raise named.refusal(spec, error) from error
     stream.transform = transform
+    # timm would give each process a part of the stream, some images twice; whoever loads the batches shares them out.
+    stream.reader.dist_rank, stream.reader.dist_num_replicas = 0, 1
     return ImageStream(stream, limit)

@@ -25,7 +25,8 @@ def histogram_entropy(values: Tensor, bins: int = 10) -> float:
         return 0.0
     counts = torch.zeros(bins + 1, dtype=torch.int64, device=flat.device)
     for piece in flat.split(PIECE):
-        places = piece.double().sub_(low).mul_(bins / (high - low)).int()
+        # Not in place: a piece of float64 values is a view of the values themselves.
+        places = (piece.double() - low).mul_(bins / (high - low)).int()
         counts += torch.bincount(places, minlength=bins + 1)
     # The largest value lies on the upper end of the last bin, which belongs to it.
     counts[bins - 1] += counts[bins]

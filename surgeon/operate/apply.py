@@ -21,6 +21,7 @@ from surgeon.operate.operation import Operation, operate, repeated
 from surgeon.operate.partner import Partner
 from surgeon.operate.record import Record
 from surgeon.operate.replay import replayed
+from surgeon.operate.several import placed
 from surgeon.operate.task import InputsOf, Task
 from surgeon.operate.work import (
     OnBest,
@@ -71,6 +72,9 @@ def apply(
 
     A method that takes one module at a time operates on each and fine-tunes in turn, with everything before it frozen
     (SOFM paper, the experiments with layers 4 and 5).
+
+    Several processes that `torchrun` or `accelerate launch` started work together: each calls this with the same
+    arguments, and all begin with the main one's weights and end with the same.
 
     Args:
         model: the network; its weights change, its structure does not.
@@ -123,8 +127,8 @@ def apply(
     accelerator = accelerator or make_accelerator(settings.mixed_precision)
     graph = graph or trace(model, example_input)
     plans = rounds(chosen, graph, layers) if plan is None else (plan.targets,)
+    placed(model, accelerator)
     teaching = find_teacher(model, teacher)
-    model.to(accelerator.device)
     images = task.measured(calibration if calibration is not None else train)
     subject = Subject(model, chosen, config, graph, images, accelerator.device, track, say)
     start = time.perf_counter()

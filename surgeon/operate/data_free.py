@@ -22,6 +22,7 @@ from surgeon.exemplars.classifier import check_classifier
 from surgeon.methods import make_config
 from surgeon.operate.inputs import Say, find_method, num_outputs
 from surgeon.operate.plan import plan
+from surgeon.processes import is_main, same_tensors
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
 from surgeon.tuning.modes import has_batch_norm
@@ -126,8 +127,10 @@ def make_exemplars(
     pixels, labels = synthesize(
         model, images, config, classes, device=device, track=track, on_step=_corrected(effort.synthesis, say)
     )
+    # All processes make them, so that none waits for long, and then take those of the main one.
+    same_tensors([pixels, labels])
     made = Exemplars(pixels, labels, classes, checkpoint.sha256, config.seed, config.steps)
-    if keep:
+    if keep and is_main():
         _keep(job, wanted, made, say)
     return exemplar_data(
         made, images, varied, name="exemplars", file=job.exemplar_file if keep else None, seed=config.seed

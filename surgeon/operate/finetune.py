@@ -13,6 +13,7 @@ from surgeon.errors import OptionError
 from surgeon.operate.course import Course
 from surgeon.operate.inputs import Batches
 from surgeon.operate.record import Record
+from surgeon.operate.several import placed
 from surgeon.operate.task import Task
 from surgeon.operate.work import (
     OnBest,
@@ -89,8 +90,7 @@ def finetune(
     if epochs < 1:
         raise OptionError("No epoch of fine-tuning is asked for.", "Ask for at least one.")
     accelerator = accelerator or make_accelerator(settings.mixed_precision)
-    teaching = find_teacher(model, teacher)
-    model.to(accelerator.device)
+    teaching = find_teacher(placed(model, accelerator), teacher)
     start = time.perf_counter()
     images = calibration if calibration is not None else train
     gauge = make_gauge(model, task, val, images, accelerator, track)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -20,7 +21,9 @@ from surgeon.operate.data_free import ExemplarJob, make_exemplars, needs_images
 from surgeon.operate.images import check_input, trace_for_images
 from surgeon.operate.inputs import Say, find_method, num_outputs, rounds
 from surgeon.operate.replay import rehearse
+from surgeon.operate.several import batch_notes
 from surgeon.operate.stored_plan import StoredPlan
+from surgeon.processes import count
 from surgeon.progress import Track
 from surgeon.tuning import TuningConfig
 from surgeon.tuning.evaluate import count_images
@@ -228,7 +231,7 @@ def _check_suffix(path: Path, option: str) -> None:
 
 def _check_tuning(job: Job, model: nn.Module) -> None:
     """Refuse what cannot be frozen, optimized or scheduled, and batches too small, before any work is done."""
-    if _trains_batch_norm(job, model) and job.batch_size == 1:
+    if _trains_batch_norm(job, model) and job.batch_size * count() == 1:
         raise OptionError(
             "The network has BatchNorm, whose statistics are those of a batch, and --batch-size 1 gives it one image.",
             "Give a larger --batch-size.",
@@ -287,7 +290,9 @@ def _precision_notes(checkpoint: Checkpoint, model: nn.Module) -> list[str]:
 def _open_images(job: Job, model: nn.Module) -> ImageData | None:
     if job.images is None:
         return None
-    data = job.images(model)
+    with PartialState().local_main_process_first():
+        # What has to be fetched or unpacked is then done once on every machine.
+        data = job.images(model)
     check_classes(data, num_outputs(model))
     return data
 
@@ -313,14 +318,18 @@ def _trains_batch_norm(job: Job, model: nn.Module) -> bool:
 
 def _leaves_single_image(job: Job, model: nn.Module, data: ImageData) -> bool:
     """Whether the last batch of an epoch has one image, of which BatchNorm may have no statistics."""
-    count = count_images(loader(job, data.train))
-    return job.epochs > 0 and has_batch_norm(model) and count is not None and count % job.batch_size == 1
+    images = count_images(loader(job, data.train))
+    return job.epochs > 0 and has_batch_norm(model) and images is not None and images % (job.batch_size * count()) == 1
 
 
 def _batch_notes(job: Job, model: nn.Module, data: ImageData) -> list[str]:
+    notes = list(batch_notes(job.batch_size)) if job.epochs else []
     if not _leaves_single_image(job, model, data):
-        return []
-    return ["One image is left out of every epoch, another each time: it would be a batch alone, unfit for BatchNorm."]
+        return notes
+    return [
+        *notes,
+        "One image is left out of every epoch, another each time: it would be a batch alone, unfit for BatchNorm.",
+    ]
 
 
 def training_loader(job: Job, model: nn.Module, data: ImageData) -> DataLoader[Any]:

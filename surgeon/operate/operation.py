@@ -14,6 +14,7 @@ from surgeon.operate.data_free import moves_values
 from surgeon.operate.inputs import Subject, measured_inputs
 from surgeon.operate.moments import forget
 from surgeon.operate.partner import Partner
+from surgeon.operate.several import agreed
 from surgeon.operate.work import Round, Work, finish
 from surgeon.tuning import BetweenEpochs
 from surgeon.tuning.freeze import frozen_names
@@ -77,7 +78,7 @@ def _carry_out(operation: Operation, one: Round, seed: int, progress: float) -> 
     subject, partner = operation.subject, operation.partner
     tensors = None if partner is None else partner.tensors
     inputs = measured_inputs(subject, one.targets, seed, one.left_alone, tensors, progress)
-    made = subject.method.make_plan(inputs, subject.config)
+    made = agreed(lambda: subject.method.make_plan(inputs, subject.config))
     if partner is not None and partner.trains:
         # Planned before either is edited, so that both are mixed with what the other was.
         partner.plan(one.targets, seed, progress)

@@ -15,6 +15,7 @@ from surgeon.edit.plan import Plan
 from surgeon.errors import OptionError
 from surgeon.operate.inputs import Subject, measured_inputs
 from surgeon.operate.moments import forget
+from surgeon.operate.several import agreed, placed
 from surgeon.progress import Track, Training
 from surgeon.tuning import BatchLoss, TuningConfig, train_by_epochs
 
@@ -43,7 +44,7 @@ class Partner:
         accelerator: Accelerator,
         objective: BatchLoss | None,
     ) -> None:
-        self._model = model.to(accelerator.device)
+        self._model = placed(model, accelerator)
         self._subject = subject
         self._epochs: Generator[int] | None = None
         self._pending: Plan | None = None
@@ -85,7 +86,8 @@ class Partner:
         mine = dataclasses.replace(self._subject, model=self._model)
         # Copies: the other network is edited before this plan is carried out.
         other = {key: tensor.clone() for key, tensor in self._subject.model.state_dict().items()}
-        self._pending = mine.method.make_plan(measured_inputs(mine, targets, seed, {}, other, progress), mine.config)
+        inputs = measured_inputs(mine, targets, seed, {}, other, progress)
+        self._pending = agreed(lambda: mine.method.make_plan(inputs, mine.config))
 
     def settle(self) -> None:
         """Carry out what was planned, or leave it to the next epoch if there is an optimizer with a memory of it."""

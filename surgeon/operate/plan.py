@@ -1,6 +1,7 @@
 """What a method would do to a network in memory; nothing is changed."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from surgeon.edit.plan import Plan
 from surgeon.methods import make_config
 from surgeon.operate.course import Course, left_alone, round_seed
 from surgeon.operate.inputs import Batches, Say, Subject, find_method, measured_inputs, rounds
+from surgeon.operate.several import agreed
 from surgeon.progress import Track, no_progress
 
 
@@ -62,7 +64,7 @@ def plan(
     for place, targets in enumerate(rounds(chosen, graph, layers)):
         alone = left_alone(graph, done, targets, course)
         inputs = measured_inputs(subject, targets, round_seed(seed, place), alone, partner_tensors(partner))
-        course.note(chosen.make_plan(inputs, config))
+        course.note(agreed(partial(chosen.make_plan, inputs, config)))
         done.append(targets)
     named = tuple(target for targets in done for target in targets)
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}

@@ -19,6 +19,7 @@ from surgeon.operate.plan import plan
 from surgeon.operate.record import Record, Stage
 from surgeon.operate.stored_plan import save_plan
 from surgeon.operate.work import OnEpoch, OnStage
+from surgeon.processes import is_main
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
 
@@ -35,9 +36,10 @@ def plan_job(job: Job, track: Track, say: Say) -> Plan:
     """
     if job.method is None:
         raise OptionError("Fine-tuning alone has no plan.", "Name a method.")
+    make_accelerator(job.tuning.mixed_precision)
     opened = open_job(job, track, say, only_plan=True)
     made = _make_plan(job, job.method, opened, track, say) if job.plan is None else job.plan.plan
-    if job.plan_output is not None:
+    if job.plan_output is not None and is_main():
         save_plan(made, job.plan_output, overwrite=job.overwrite)
     return made
 
@@ -73,6 +75,7 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
     Raises:
         SurgeonError: its inputs cannot be used, or its outputs not be written; see `apply`.
     """
+    accelerator = make_accelerator(job.tuning.mixed_precision)
     opened = open_job(job, track, say)
     model, data = opened.model, opened.data
     best: list[tuple[int, dict[str, torch.Tensor]]] = []
@@ -92,7 +95,7 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         "teacher": opened.teacher,
         "synthetic": data is not None and not data.real,
         "seed": job.seed,
-        "accelerator": make_accelerator(job.tuning.mixed_precision),
+        "accelerator": accelerator,
         "track": track,
         "on_stage": finished,
         "on_epoch": on_epoch,
@@ -130,7 +133,10 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         recipe=job.recipe,
         notes=(*record.notes, *opened.notes, *remarks),
     )
-    _write(job, model, record, [state for _, state in best])
+    if is_main():
+        _write(job, model, record, [state for _, state in best])
+    # Until the files are there, or the main process has failed to write them.
+    accelerator.wait_for_everyone()
     for remark in (*own_notes, *remarks):
         say(remark)
     return record

@@ -43,3 +43,10 @@ def test_entropy_agrees_with_a_count_in_plain_python(dtype: torch.dtype) -> None
 def test_scale_and_shift_of_the_values_do_not_matter() -> None:
     values = torch.rand(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert histogram_entropy(values * 8 - 2) == pytest.approx(histogram_entropy(values), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_values_stay_as_they_are(dtype: torch.dtype) -> None:
+    values = torch.tensor([0.0, 0.25, 1.0], dtype=dtype)
+    histogram_entropy(values)
+    assert values.tolist() == [0.0, 0.25, 1.0]

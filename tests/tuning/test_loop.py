@@ -166,7 +166,7 @@ def test_a_sampler_is_told_the_epoch_in_every_tuning(fit):
 def test_the_averaged_weights_are_scored_kept_and_handed_back(fit, accelerator, edited):
     model, after_updates, starts = network(), [], [0]
 
-    def track(batches, description, total_images=None):
+    def track(batches, description, total_images=None, *, training=None):
         for batch in batches:
             yield batch
             if description.startswith("epoch"):

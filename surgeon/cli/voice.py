@@ -1,0 +1,39 @@
+"""One voice for several processes: the main one talks, and of those that fail the first says why."""
+
+import os
+import sys
+from datetime import timedelta
+
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+"""Where launchers tell a process its number."""
+
+PATIENCE = timedelta(seconds=5)
+"""For the place where the processes meet, which may be gone already."""
+
+
+def is_main() -> bool:
+    """Tell whether this is the process that talks; a process without a number is."""
+    return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
+
+
+def fails_first() -> bool:
+    """Tell whether this process is the first to fail; the others fail because of it, or of the same."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from torch.distributed import TCPStore
+
+    try:
+        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=PATIENCE)
+        return bool(store.add("surgeon/failed", 1) == 1)
+    except (LookupError, ValueError, RuntimeError):
+        # Where the processes cannot meet, the main one has to know.
+        return is_main()
+
+
+def part() -> None:
+    """Leave the other processes in good order, at the end of a run."""
+    if "torch.distributed" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()

@@ -1,0 +1,57 @@
+"""What makes a run of several processes one run: equal weights, a plan that all agree on, remarks for the reader."""
+
+import os
+from collections.abc import Callable
+
+from accelerate import Accelerator
+from torch import nn
+
+from surgeon.edit.plan import Plan
+from surgeon.edit.plan_file import encode
+from surgeon.edit.plan_reader import decode
+from surgeon.processes import count, from_main, is_main, same_tensors
+
+
+def placed(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """Move a network to the device, give every process the main one's weights, and return it."""
+    model.to(accelerator.device)
+    same_tensors(model.state_dict().values())
+    return model
+
+
+def agreed(make: Callable[[], Plan]) -> Plan:
+    """Return the plan that the main process makes, to all of them.
+
+    Args:
+        make: makes the plan; only the main process calls it, so it may not wait for the others.
+
+    Raises:
+        PlanError: the plan has options or figures that cannot be written down.
+    """
+    if count() == 1:
+        return make()
+    made = make() if is_main() else None
+    tensors, text = from_main(({}, "") if made is None else encode(made))
+    # The main process goes on with its own plan, whose channel groups are those of its graph.
+    return made or decode(tensors, text, "The plan of the main process")
+
+
+def batch_notes(batch_size: int) -> tuple[str, ...]:
+    """Return what a reader should know about the batches of a run that trains on several processes.
+
+    Args:
+        batch_size: images a batch of each process.
+    """
+    if count() > 1:
+        return (
+            f"{count()} processes with batches of {batch_size} train as one with batches of {count() * batch_size}; "
+            "the learning rate is as given.",
+        )
+    # accelerate names a port for processes to meet at even where it starts one only, and then does not number it.
+    launched = {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= os.environ.keys()
+    if launched and "WORLD_SIZE" not in os.environ:
+        return (
+            "`accelerate launch --cpu` started one process only; on CPUs, several start with torchrun, "
+            "or with `accelerate launch --multi_gpu`.",
+        )
+    return ()

@@ -1,0 +1,77 @@
+"""Runs of `apply` that one process does alone and two do together, in float64, where both agree closely."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from two_stages import CLASSES, Two
+
+import surgeon
+from surgeon.processes import count, index
+from surgeon.tuning import TuningConfig, make_accelerator
+
+BATCH = 8
+"""Images a batch of all processes together; 29 leave a last batch of 5, which two processes cannot halve."""
+
+RUNS: dict[str, dict[str, Any]] = {
+    "sofm": {"layers": ["one", "two"], "teacher": "original"},
+    "reinit": {"criterion": "taylor", "ratio": 0.3, "layers": ["two"]},
+    "channel-regeneration": {"every": 1},
+    "filter-grafting": {"every": 1},
+}
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model = Two().double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # As different as they are after training, so that there are small ones.
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model
+
+
+def images(number: int, seed: int) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(number) % CLASSES
+    pixels = torch.randn(number, 1, 8, 8, generator=generator, dtype=torch.float64) + labels[:, None, None, None]
+    return TensorDataset(pixels, labels)
+
+
+def loader(data: TensorDataset, shuffle: bool = False) -> DataLoader[Any]:
+    return DataLoader(data, batch_size=BATCH // count(), shuffle=shuffle, generator=torch.Generator())
+
+
+def run_all() -> dict[str, Any]:
+    """Return weights and record of every run; the processes do not even begin with the same weights."""
+    accelerator = make_accelerator()
+    results = {}
+    for method, options in RUNS.items():
+        model, partner = network(10 * index()), network(10 * index() + 1)
+        networks = {"weights": model, "partner": partner} if method == "filter-grafting" else {"weights": model}
+        record = surgeon.apply(
+            model,
+            method,
+            train=loader(images(29, 1), shuffle=True),
+            val=loader(images(11, 2)),
+            calibration=loader(images(29, 1)),
+            epochs=2,
+            tuning=TuningConfig(lr=0.05, smoothing=0.1, clip_grad=2.0),
+            accelerator=accelerator,
+            example_input=torch.zeros(2, 1, 8, 8, dtype=torch.float64),
+            partner=networks.get("partner"),
+            **options,
+        )
+        results[method] = {
+            "tensors": {
+                f"{name}: {key}": tensor.clone()
+                for name, known in networks.items()
+                for key, tensor in known.state_dict().items()
+            },
+            "edits": [dict(row) for row in record.edits],
+            "stages": [(stage.name, stage.top1, stage.top5, stage.agreement) for stage in record.stages],
+            "numbers": [(stage.loss, stage.drift) for stage in record.stages],
+            "training": [(epoch["train_loss"], epoch["loss"], epoch["lr"]) for epoch in record.epochs],
+        }
+    return results

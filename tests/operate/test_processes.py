@@ -1,0 +1,36 @@
+"""Two processes do what one does with batches as large as theirs together; the one is the oracle."""
+
+import pytest
+import torch
+from applied_together import RUNS, run_all
+from together import together
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-6}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory):
+    """What either process has at the end."""
+    return together(run_all, tmp_path_factory.mktemp("together"))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return run_all()
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_two_processes_end_with_the_same_weights_bit_for_bit(both, method: str) -> None:
+    first, second = (own[method] for own in both)
+    assert all(torch.equal(first["tensors"][key], second["tensors"][key]) for key in first["tensors"])
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_two_processes_plan_and_learn_what_one_does(both, alone, method: str) -> None:
+    expected = alone[method]
+    for own in both:
+        assert own[method]["edits"] == expected["edits"]
+        assert own[method]["edits"]
+        for name in ("tensors", "numbers", "training"):
+            torch.testing.assert_close(own[method][name], expected[name], **CLOSE)
+        assert own[method]["stages"] == expected["stages"]
