@@ -166,7 +166,7 @@ def command(
         batch_size=values["batch_size"],
         workers=values["workers"],
         weights=weights,
-        recipe=recipe_of(click.get_current_context()),
+        recipe=recipe_of(ctx, {**values, "teacher": teacher}),
         plan=stored,
         plan_output=save_plan,
         exemplars=exemplar_job(values, seed) if values["data"] is None else None,

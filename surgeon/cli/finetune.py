@@ -74,6 +74,6 @@ def command(
         batch_size=values["batch_size"],
         workers=values["workers"],
         weights=weights,
-        recipe=recipe_of(click.get_current_context()),
+        recipe=recipe_of(click.get_current_context(), {}),
     )
     run_and_show(job, as_json=as_json, tensorboard=tensorboard)

@@ -16,6 +16,7 @@ LARGEST = 2**26
 
 NOT_OF_A_RUN = frozenset({
     "output", "overwrite", "dry_run", "save_plan", "as_json", "tensorboard", "recipe", "restart", "save_every",
+    "save_exemplars",
 })  # fmt: skip
 """Parameters that say where results go, and not what they are."""
 
@@ -26,14 +27,19 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
 
 
-def recipe_of(ctx: click.Context) -> dict[str, Any]:
+def recipe_of(ctx: click.Context, changed: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a command was given, by the names of its options: a recipe that does the same again.
 
     Options that were left out stand in it with their defaults, unless that is to leave something out.
+
+    Args:
+        ctx: of the command.
+        changed: parameters that the command itself has given other values, by name.
     """
     recipe: dict[str, Any] = {}
+    values = {**ctx.params, **changed}
     for option in _options(ctx):
-        value = ctx.params.get(str(option.name))
+        value = values.get(str(option.name))
         if option.name in NOT_OF_A_RUN or value is None or value is False or value == ():
             continue
         recipe[_names(option)[0].replace("_", "-")] = _plain(value)

@@ -90,6 +90,21 @@ device_options = combined(
         show_default=True,
         help="What the device computes in; auto mixes on GPUs only.",
     ),
+    click.option(
+        "--accumulate",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Batches whose gradients make one update.",
+    ),
+    click.option(
+        "--channels-last",
+        type=click.Choice(["auto", "yes", "no"]),
+        default="auto",
+        show_default=True,
+        help="Lay weights and images out channels-last; auto does on GPUs.",
+    ),
+    click.option("--compile", is_flag=True, help="Train through torch.compile, where there is a compiler."),
 )
 
 tuning_options = combined(

@@ -124,7 +124,7 @@ def apply(
     task = Task(loss, metric, inputs)
     task.check_measurable(chosen, config, labelled=calibration is not None)
     settings = dataclasses.replace(tuning or TuningConfig(), epochs=epochs, seed=seed)
-    accelerator = accelerator or make_accelerator(settings.mixed_precision)
+    accelerator = accelerator or make_accelerator(settings.mixed_precision, accumulate=settings.accumulate)
     graph = graph or trace(model, example_input)
     plans = rounds(chosen, graph, layers) if plan is None else (plan.targets,)
     placed(model, accelerator)

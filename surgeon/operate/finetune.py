@@ -89,7 +89,7 @@ def finetune(
     settings = dataclasses.replace(tuning or TuningConfig(), epochs=epochs, seed=seed)
     if epochs < 1:
         raise OptionError("No epoch of fine-tuning is asked for.", "Ask for at least one.")
-    accelerator = accelerator or make_accelerator(settings.mixed_precision)
+    accelerator = accelerator or make_accelerator(settings.mixed_precision, accumulate=settings.accumulate)
     teaching = find_teacher(placed(model, accelerator), teacher)
     start = time.perf_counter()
     images = calibration if calibration is not None else train

@@ -22,6 +22,7 @@ from surgeon.operate.work import OnEpoch, OnStage
 from surgeon.processes import is_main
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
+from surgeon.tuning.compiling import without_compiler
 
 MOST_REASONS = 3
 """Reasons that an error gives; a dry run lists all of them."""
@@ -86,12 +87,16 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
             best.clear()
         on_stage(stage)
 
+    accelerator = make_accelerator(job.tuning.mixed_precision, accumulate=job.tuning.accumulate)
+    settings, uncompiled = without_compiler(job.tuning, accelerator.device)
+    if uncompiled is not None:
+        say(uncompiled)
     tuning: dict[str, Any] = {
         "train": None if data is None else training_loader(job, model, data),
         "val": None if data is None or not data.real else loader(job, data.val),
         "calibration": None if data is None else loader(job, data.calibration),
         "epochs": job.epochs,
-        "tuning": job.tuning,
+        "tuning": settings,
         "teacher": opened.teacher,
         "synthetic": data is not None and not data.real,
         "seed": job.seed,
@@ -131,7 +136,7 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         output=str(job.result),
         data={} if data is None else {"name": data.name, **data.source},
         recipe=job.recipe,
-        notes=(*record.notes, *opened.notes, *remarks),
+        notes=(*record.notes, *opened.notes, *filter(None, [uncompiled]), *remarks),
     )
     if is_main():
         _write(job, model, record, [state for _, state in best])

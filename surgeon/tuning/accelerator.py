@@ -10,13 +10,16 @@ from surgeon.errors import OptionError
 from surgeon.tuning.config import MixedPrecision
 
 
-def make_accelerator(mixed_precision: MixedPrecision = "auto", *, cpu: bool = False) -> Accelerator:
+def make_accelerator(
+    mixed_precision: MixedPrecision = "auto", *, cpu: bool = False, accumulate: int = 1
+) -> Accelerator:
     """Open the device, or the devices that `accelerate launch` gave to this process.
 
     Args:
         mixed_precision: "auto" takes what `accelerate launch` was told, else bf16 or fp16 where the device computes
             in it, and never mixes on a CPU; "no", "fp16" and "bf16" are taken as they are.
         cpu: stay on the CPU even where there is another device, as `ACCELERATE_USE_CPU=true` says too.
+        accumulate: batches whose gradients are added up for one update, at least 1; `accelerate launch` overrules it.
 
     Raises:
         OptionError: the device, or a device opened earlier in this process, does not allow that precision.
@@ -32,7 +35,9 @@ def make_accelerator(mixed_precision: MixedPrecision = "auto", *, cpu: bool = Fa
     # Images in pinned memory are then copied while the device still computes on the batch before.
     transfer = DataLoaderConfiguration(non_blocking=True)
     try:
-        return Accelerator(mixed_precision=chosen, cpu=cpu, dataloader_config=transfer)
+        return Accelerator(
+            mixed_precision=chosen, cpu=cpu, dataloader_config=transfer, gradient_accumulation_steps=accumulate
+        )
     except ValueError as error:
         raise OptionError(
             f"The mixed precision {chosen} cannot be used on {device} in this process: {error}",

@@ -6,6 +6,8 @@ from typing import Literal
 
 from surgeon.errors import OptionError
 
+Switch = Literal["auto", "yes", "no"]
+SWITCHES: tuple[Switch, ...] = ("auto", "yes", "no")
 MixedPrecision = Literal["auto", "no", "fp16", "bf16"]
 MIXED_PRECISIONS: tuple[MixedPrecision, ...] = ("auto", "no", "fp16", "bf16")
 
@@ -31,6 +33,10 @@ class TuningConfig:
         model_ema: evaluate and keep a moving average of the weights instead of the weights themselves; see `Average`.
         model_ema_decay: its decay, in [0, 1).
         mixed_precision: what `make_accelerator` is asked for: "auto", "no", "fp16" or "bf16".
+        accumulate: batches whose gradients are added up for one update, at least 1; what is left at an epoch's end is
+            an update of its own.
+        channels_last: lay weights and images out channels-last: "auto" (on GPUs), "yes" or "no".
+        compile: train through torch.compile.
         teacher_weight: share of the teacher's soft targets in the loss, in [0, 1].
         teacher_temperature: temperature of the soft targets, above 0.
         clip_grad: largest L2 norm of the gradient of all parameters, above 0, or None.
@@ -58,6 +64,9 @@ class TuningConfig:
     model_ema: bool = False
     model_ema_decay: float = 0.9998
     mixed_precision: MixedPrecision = "auto"
+    accumulate: int = 1
+    channels_last: Switch = "auto"
+    compile: bool = False
     teacher_weight: float = 0.5
     teacher_temperature: float = 4.0
     clip_grad: float | None = None
@@ -80,6 +89,8 @@ class TuningConfig:
         _check("model_ema_decay", self.model_ema_decay, 0 <= self.model_ema_decay < 1, "in [0, 1)")
         known = ", ".join(MIXED_PRECISIONS)
         _check("mixed_precision", self.mixed_precision, self.mixed_precision in MIXED_PRECISIONS, f"one of {known}")
+        _check("accumulate", self.accumulate, self.accumulate >= 1, "at least 1")
+        _check("channels_last", self.channels_last, self.channels_last in SWITCHES, f"one of {', '.join(SWITCHES)}")
         _check("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "in [0, 1]")
         _check("teacher_temperature", self.teacher_temperature, 0 < self.teacher_temperature < float("inf"), "above 0")
         _check("clip_grad", self.clip_grad, self.clip_grad is None or self.clip_grad > 0, "above 0, or none")

@@ -18,10 +18,12 @@ from surgeon.processes import add_up, count, own_count, same_tensors, synchroniz
 from surgeon.progress import Track, Training, no_progress
 from surgeon.tuning.average import Average
 from surgeon.tuning.batches import images_in
+from surgeon.tuning.compiling import compiled
 from surgeon.tuning.config import TuningConfig
 from surgeon.tuning.distill import Objective
 from surgeon.tuning.evaluate import Scores, count_images, evaluate
 from surgeon.tuning.freeze import frozen_names
+from surgeon.tuning.layout import channels_first, channels_last, uses_channels_last
 from surgeon.tuning.loaders import own_loader
 from surgeon.tuning.mixing import Mixing, check_mixable
 from surgeon.tuning.modes import derived_seed, frozen_parameters, kept_modes, seeded, train_unfrozen
@@ -40,7 +42,10 @@ BATCHES_BETWEEN_CHECKS = 100
 
 @dataclass
 class _Run:
-    """What is trained, with what, and from `ema` on how far it has come."""
+    """What is trained, with what, and from `ema` on how far it has come.
+
+    `module` is the network as it came, and `model` around it what is trained: as accelerate prepared it, and compiled.
+    """
 
     config: TuningConfig
     accelerator: Accelerator
@@ -53,6 +58,7 @@ class _Run:
     objective: BatchLoss
     train_loader: DataLoader[Any]
     images: int | None
+    channels_last: bool
     ema: Average | None = None
     updates: int = 0
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -142,7 +148,8 @@ def tune(
     networks = (model,) if teacher is None else (model, teacher)
     frozen = frozen_names(model, config.freeze).union(frozen)
     try:
-        with kept_modes(*networks), frozen_parameters(model, frozen):
+        last = uses_channels_last(config.channels_last, accelerator.device)
+        with kept_modes(*networks), frozen_parameters(model, frozen), channels_last(model, last):
             objective = _objective(config, objective, teacher, accelerator)
             run = _prepare(model, train_loader, config, accelerator, objective, frozen, track)
             run.ema = Average(model, config.model_ema_decay) if config.model_ema else None
@@ -186,12 +193,13 @@ def train_by_epochs(
     """
     frozen = frozen_names(model, config.freeze)
     try:
-        with kept_modes(model), frozen_parameters(model, frozen):
+        last = uses_channels_last(config.channels_last, accelerator.device)
+        with kept_modes(model), frozen_parameters(model, frozen), channels_last(model, last):
             objective = _objective(config, objective, None, accelerator)
             run = _prepare(model, train_loader, config, accelerator, objective, frozen, track)
             for epoch in range(config.epochs):
                 if between_epochs is not None and epoch:
-                    between_epochs(epoch, run.optimizer.optimizer)
+                    _operate(run, between_epochs, epoch)
                 _trained(run, epoch)
                 yield epoch
     finally:
@@ -253,12 +261,13 @@ def _prepare(
         frozen=frozen,
         track=track,
         module=model,
-        model=prepared,
+        model=compiled(prepared, accelerator.device) if config.compile else prepared,
         optimizer=optimizer,
         schedule=create_schedule(optimizer.optimizer, config, updates_per_epoch),
         objective=objective,
         train_loader=loader,
         images=own_count(count_images(train_loader)),
+        channels_last=uses_channels_last(config.channels_last, accelerator.device),
     )
 
 
@@ -279,11 +288,12 @@ def _prepare_model(model: nn.Module, accelerator: Accelerator) -> nn.Module:
 
 def _operate(run: _Run, hook: BetweenEpochs, epoch: int) -> dict[str, Any] | None:
     """Let the hook edit the network; the average begins anew where it did."""
-    if run.ema is None:
-        return hook(epoch, run.optimizer.optimizer)
-    before = {name: value.clone() for name, value in run.module.state_dict().items()}
-    operation = hook(epoch, run.optimizer.optimizer)
-    if not all(torch.equal(value, before[name]) for name, value in run.module.state_dict().items()):
+    before = {} if run.ema is None else {name: value.clone() for name, value in run.module.state_dict().items()}
+    with channels_first(run.module, run.channels_last):
+        operation = hook(epoch, run.optimizer.optimizer)
+    if run.ema is not None and not all(
+        torch.equal(value, before[name]) for name, value in run.module.state_dict().items()
+    ):
         run.ema.restart(run.module)
     return operation
 
@@ -325,7 +335,7 @@ def _train(run: _Run, epoch: int) -> _Pass:
     training = Training(epoch, run.config.epochs, lambda: total.item() / images_seen)
     batches = run.track(run.train_loader, f"epoch {epoch + 1}/{run.config.epochs}", run.images, training=training)
     for number, batch in enumerate(batches, start=1):
-        loss = _step(run, batch)
+        loss = _step(run, batch, number)
         images = images_in(batch)
         total += loss * images
         images_seen += images
@@ -337,15 +347,14 @@ def _train(run: _Run, epoch: int) -> _Pass:
     return _Pass(loss_sum / images_sum, round(images_sum), time.perf_counter() - start)
 
 
-def _step(run: _Run, batch: Any) -> Tensor:
+def _step(run: _Run, batch: Any, number: int) -> Tensor:
     accelerator, optimizer, clip_grad = run.accelerator, run.optimizer, run.config.clip_grad
     with accelerator.accumulate(run.model):
         with accelerator.autocast():
             loss = run.objective(run.model, batch)
         _check_scalar(loss)
-        accelerator.backward(
-            loss * _share_of_mean(run, batch), create_graph=getattr(optimizer.optimizer, "is_second_order", False)
-        )
+        factor = _share_of_mean(run, batch) * _share_of_update(run, number)
+        accelerator.backward(loss * factor, create_graph=getattr(optimizer.optimizer, "is_second_order", False))
         if clip_grad is not None and accelerator.sync_gradients:
             accelerator.clip_grad_norm_(run.model.parameters(), clip_grad)
         optimizer.step()
@@ -368,6 +377,16 @@ def _share_of_mean(run: _Run, batch: Any) -> Tensor | int:
         return 1
     images = torch.tensor(float(images_in(batch)), device=run.accelerator.device)
     return images * count() / add_up(images.clone())
+
+
+def _share_of_update(run: _Run, number: int) -> float:
+    """Return what a batch's loss is multiplied by, so that every update is by the mean over the batches it is made of.
+
+    accelerate divides by the number of batches that make an update, and the last update of an epoch may have fewer.
+    """
+    batches, steps = len(run.train_loader), run.accelerator.gradient_accumulation_steps
+    left = batches % steps
+    return steps / left if number > batches - left else 1.0
 
 
 def _check_scalar(loss: Any) -> None:
@@ -396,8 +415,16 @@ def _order_images(loader: Any, epoch: int, seed: int) -> None:
             generator.manual_seed(seed)
 
 
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    state = module.state_dict()
+    return {
+        name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        for name, value in state.items()
+    }
+
+
 def _keep(run: _Run, record: EpochRecord, rank: float) -> None:
     run.epochs.append(record)
     if rank > run.best_rank or not run.best_state:
         run.best_epoch, run.best_rank = record.epoch, rank
-        run.best_state = {name: value.detach().to("cpu", copy=True) for name, value in run.result.state_dict().items()}
+        run.best_state = _copied(run.result)

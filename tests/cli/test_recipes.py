@@ -16,7 +16,7 @@ from surgeon.cli.recipes import recipe_of, shipped
 from surgeon.cli.tuning_options import tuning_config
 from surgeon.methods import METHODS, make_config
 
-QUICK = ["--arch", ARCH, "--data", "digits", "--limit", "20", "--workers", "0", "--batch-size", "10"]
+QUICK = ["--arch", ARCH, "--limit", "20", "--workers", "0", "--batch-size", "10"]
 MANY = [
     "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.6", "--aa", "rand-m5", "--freeze", "conv1",
     "--freeze", "layer1", "--sched", "multistep", "--decay-milestones", "1", "--smoothing", "0.1", "--clip-grad", "2",
@@ -25,7 +25,11 @@ MANY = [
 
 @pytest.mark.parametrize(
     "arguments",
-    [["apply", "--method", "reinit", "--ratio", "0.3", "--layers", "layer3", "--every", "1"], ["finetune"]],
+    [
+        # On images that nobody took, other defaults hold.
+        ["apply", "--method", "reinit", "--ratio", "0.3", "--layers", "layer3", "--every", "1", "--data", "random"],
+        ["finetune", "--data", "digits"],
+    ],
     ids=["apply", "finetune"],
 )
 def test_a_record_replays_its_run(
@@ -57,10 +61,11 @@ def test_a_recipe_is_read_from_a_record_or_as_its_table_and_the_command_line_win
 def test_a_recipe_holds_what_was_given_and_the_defaults() -> None:
     given = ["input", "--method", "sofm", "--layers", "a", "--layers", "b", "--set", "ratio=0.5", "--set", "merge=mean"]
     context = apply.command.make_context("apply", [*given, "--no-recalibrate", "--partner", "x/y", "-o", "z"])
-    recipe = recipe_of(context)
+    recipe = recipe_of(context, {"teacher": "original"})
     assert json.loads(json.dumps(recipe)) == recipe
     assert recipe["layers"] == ["a", "b"]
     assert recipe["set"] == {"ratio": "0.5", "merge": "mean"}
+    assert recipe["teacher"] == "original"
     assert (recipe["no-recalibrate"], recipe["partner"], recipe["lr"]) == (True, "x/y", 0.01)
     assert {"freeze", "overwrite", "output", "aa", "checkpoint"}.isdisjoint(recipe)
 

@@ -26,6 +26,8 @@ from surgeon.tuning.accelerator import _automatic_precision
         ("cutmix", float("inf")),
         ("model_ema_decay", 1.0),
         ("mixed_precision", "fp8"),
+        ("accumulate", 0),
+        ("channels_last", "maybe"),
         ("teacher_weight", 1.5),
         ("teacher_temperature", 0.0),
         ("clip_grad", 0.0),
