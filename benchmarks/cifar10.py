@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="write a Markdown table here")
     options = parser.parse_args()
     options.results.parent.mkdir(exist_ok=True)
-    done = {tuple(row["key"]): row for row in _rows(options.results)}
+    done = {tuple(row["key"]): row for row in rows_of(options.results)}
     for key in _keys(options):
         if key not in done:
             done[key] = _run(options, key)
@@ -99,7 +99,7 @@ def main() -> None:
         options.report.write_text(text)
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         yield from (json.loads(line) for line in path.read_text().splitlines())
 
@@ -119,18 +119,18 @@ def _keys(options: argparse.Namespace) -> list[tuple[Any, ...]]:
 
 def _run(options: argparse.Namespace, key: tuple[Any, ...]) -> dict[str, Any]:
     model_name, name, seed, *_ = key
-    model = _network(options, model_name)
+    model = network(options, model_name)
     spec, config = f"hfds/{options.data.resolve()}", image_config(model)
     data = open_data(spec, config, limit=options.limit, seed=seed)
     train = make_loader(data.train, batch_size=BATCH, shuffle=True, seed=seed)
-    calibration, val = _decoded(data.calibration), _decoded(open_data(spec, config, seed=seed).val)
+    calibration, val = decoded(data.calibration), decoded(open_data(spec, config, seed=seed).val)
     tuning = TuningConfig(epochs=options.epochs, lr=options.lr, seed=seed)
     start = time.perf_counter()
     if name == CONTROL:
         stages = _control(model, train, val, calibration, tuning)
     else:
         variant = variants(model_name)[options.variants][name]
-        partner = _network(options, model_name) if variant.method == "filter-grafting" else None
+        partner = network(options, model_name) if variant.method == "filter-grafting" else None
         record = apply(
             model, variant.method, [variant.layer] if variant.layer else [], train=train, val=val,
             calibration=calibration, epochs=options.epochs, tuning=tuning, seed=seed, partner=partner,
@@ -140,12 +140,12 @@ def _run(options: argparse.Namespace, key: tuple[Any, ...]) -> dict[str, Any]:
     return {"key": list(key), "top1": stages, "seconds": time.perf_counter() - start}
 
 
-def _network(options: argparse.Namespace, name: str) -> Any:
+def network(options: argparse.Namespace, name: str) -> Any:
     path = next(options.checkpoints.glob(f"{name}-*.th"))
     return surgeon.load(path, f"{ROOT}/models/cifar_resnet.py:{name}")
 
 
-def _decoded(dataset: Any) -> DataLoader[Any]:
+def decoded(dataset: Any) -> DataLoader[Any]:
     """Return the images as one tensor: each of them is looked at many times, always alike."""
     images, labels = (torch.cat(parts) for parts in zip(*make_loader(dataset, batch_size=BATCH), strict=True))
     return DataLoader(TensorDataset(images, labels), batch_size=BATCH)
@@ -173,15 +173,15 @@ def _report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
         control = {row["key"][2]: row["top1"]["finetuned"] for row in rows if row["key"][:2] == [model, CONTROL]}
         for name in _names(options, model):
             mine = [row for row in rows if row["key"][:2] == [model, name]]
-            cells = [_spread([row["top1"][stage] for row in mine if stage in row["top1"]]) for stage in STAGES]
+            cells = [spread([row["top1"][stage] for row in mine if stage in row["top1"]]) for stage in STAGES]
             paired = [row["top1"]["finetuned"] - control[row["key"][2]] for row in mine]
-            cells.append("–" if name == CONTROL else _spread(paired, signed=True))
+            cells.append("–" if name == CONTROL else spread(paired, signed=True))
             label = "control (no operation)" if name == CONTROL else name
             lines.append(f"| {model} | {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _spread(values: list[float], *, signed: bool = False) -> str:
+def spread(values: list[float], *, signed: bool = False) -> str:
     if not values:
         return "–"
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -113,7 +113,7 @@ def make_exemplars(
     varied = wanted.vary(images)
     size = config.size or images.input_size[1:]
     shape = (images.input_size[0], *size)
-    device = make_accelerator().device
+    device = make_accelerator(job.tuning.mixed_precision).device
     model.to(device)
     classes = _classes(model)
     check_classifier(model, shape, classes, device)
@@ -157,15 +157,20 @@ def _classes(model: nn.Module) -> int:
 
 def _corrected(expected: float, say: Say) -> Callable[[float], None]:
     """Return what says once, after some work, how long the synthesis really takes."""
-    start = time.perf_counter()
+    started: list[tuple[float, float]] = []
     said = expected < 2 * REPORT_AFTER
 
     def on_step(share: float) -> None:
         nonlocal said
-        seconds = time.perf_counter() - start
-        if not said and seconds >= REPORT_AFTER:
+        now = time.perf_counter()
+        if not started:
+            # The first step also pays for what libraries set up.
+            started.append((now, share))
+        start, before = started[0]
+        if not said and now - start >= REPORT_AFTER:
             said = True
-            say(f"By the speed so far the exemplars are ready in {_minutes(seconds / share - seconds)}.")
+            left = (now - start) / (share - before) * (1 - share)
+            say(f"By the speed so far the exemplars are ready in {_minutes(left)}.")
 
     return on_step
 

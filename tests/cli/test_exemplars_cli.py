@@ -81,6 +81,14 @@ def test_exemplars_are_used_again_with_the_same_result(
     assert "not accuracy" in capsys.readouterr().err
 
 
+def test_its_record_replays_to_the_bit(monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path) -> None:
+    assert call(monkeypatch, "apply", tiny, *QUICK, *FEW, "--save-exemplars", tmp_path / "p") == 0
+    record = tiny.with_name("test_resnet-sofm.json")
+    assert call(monkeypatch, "apply", tiny, "--recipe", record, "-o", tmp_path / "again.safetensors") == 0
+    first, second = (load_file(tmp_path / name) for name in ("test_resnet-sofm.safetensors", "again.safetensors"))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
 def test_the_teacher_is_the_original_alone_unless_it_is_said_otherwise(
     monkeypatch: pytest.MonkeyPatch, tiny: Path
 ) -> None:
