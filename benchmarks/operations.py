@@ -9,8 +9,8 @@ fresh process:
   misses none between two samples, is the same in every run, and works on every system. Python's objects and what
   libraries allocate for themselves are not in it.
 
-The partner of `filter-grafting`, a second network, is there before. Weights are random; BatchNorm scales are uniform
-between 0.01 and 1.01, because those of a new network are all alike.
+The partner of `filter-grafting`, a second network, is always there before. Weights are random; BatchNorm scales are
+uniform between 0.01 and 1.01, because those of a new network are all alike.
 
     python benchmarks/operations.py [--threads 2] [--repetitions 3] [--only NAME]…
 """
@@ -60,11 +60,12 @@ def network(seed: int, architecture: str = "resnet152") -> nn.Module:
     return model.eval()
 
 
-def operation(name: str, model: nn.Module) -> Callable[[], None]:
-    """Give what plans and executes an operation on the network."""
+def operation(
+    name: str, model: nn.Module, partner: nn.Module, example: torch.Tensor | None = None
+) -> Callable[[], None]:
+    """Give what plans and executes an operation on a network, for images like the example."""
     method, options = OPERATIONS[name]
-    graph = surgeon.trace(model)
-    partner = network(1) if method == "filter-grafting" else None
+    graph = surgeon.trace(model, example)
 
     def operate() -> None:
         surgeon.execute(model, surgeon.plan(model, method, graph=graph, partner=partner, **options))
@@ -90,14 +91,15 @@ def peer(model: nn.Module) -> Callable[[], None]:
 def measured(name: str) -> dict[str, float]:
     """Give an operation's seconds, those of processor time and those of a copy of the network, and its peak memory."""
     model = network(0)
-    call = peer(model) if name == PEER else operation(name, model)
+    partner = network(1)
+    call = peer(model) if name == PEER else operation(name, model, partner)
     copies: list[nn.Module] = []
     copying = seconds_of(lambda: copies.append(copy.deepcopy(model)))
     busy = time.process_time()
     seconds = seconds_of(call)
     busy = time.process_time() - busy
     model.load_state_dict(copies.pop().state_dict())
-    peak = 0 if name == PEER else peak_bytes(operation(name, model))
+    peak = 0 if name == PEER else peak_bytes(operation(name, model, partner))
     sizes = [parameter.nbytes for parameter in model.parameters()]
     figures = {"model": sum(sizes), "largest": max(sizes)}
     return {"copy": copying, "seconds": seconds, "busy": busy, "peak": peak, **figures}

@@ -7,7 +7,7 @@ from surgeon.coupling.graph import Member
 from surgeon.edit.init import fresh_rows
 from surgeon.edit.mix import Tensors, channels_first, mix
 from surgeon.edit.permute import check_permutation, permute
-from surgeon.edit.plan import PIECE, Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Set
+from surgeon.edit.plan import PIECE, Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Set, places_of
 from surgeon.edit.rescale import rescale
 from surgeon.errors import PlanError
 
@@ -50,12 +50,18 @@ def _carry_out(model: nn.Module, tensors: Tensors, edit: Edit) -> None:
     elif isinstance(edit, Rescale):
         rescale(tensors, edit.scaling, edit.factors)
     elif isinstance(edit, Set):
-        tensor = tensors[edit.tensor].data
-        for entries, values in zip(edit.entries.split(PIECE), edit.values.split(PIECE), strict=True):
-            tensor.put_(entries.to(tensor.device, torch.int64), values.to(tensor.device, tensor.dtype))
+        _set(tensors[edit.tensor].data, edit)
     else:
         tensor = tensors[edit.tensor].data
         tensor.lerp_(edit.other.to(tensor.device, tensor.dtype), 1 - edit.share)
+
+
+def _set(tensor: torch.Tensor, edit: Set) -> None:
+    size = max(1, PIECE // edit.block_size)
+    pieces = edit.values.expand(edit.count).split(size * edit.block_size)
+    for blocks, values in zip(edit.blocks.split(size), pieces, strict=True):
+        entries = places_of(blocks.to(tensor.device), edit.block_size)
+        tensor.put_(entries, values.to(tensor.device, tensor.dtype))
 
 
 def _check(tensors: Tensors, edit: Edit) -> None:
@@ -97,7 +103,8 @@ def _check_values(tensors: Tensors, edit: Rescale | Set | Blend) -> None:
         return
     tensor = _known(tensors, edit.tensor)
     if isinstance(edit, Set):
-        fits = edit.values.shape == edit.entries.shape and _are_places(edit.entries, tensor.numel())
+        blocks, rest = divmod(tensor.numel(), edit.block_size)
+        fits = not rest and edit.values.shape in {(1,), (edit.count,)} and _are_places(edit.blocks, blocks)
     else:
         floating = edit.other.is_floating_point() and tensor.is_floating_point()
         fits = edit.other.shape == tensor.shape and 0 <= edit.share <= 1 and floating

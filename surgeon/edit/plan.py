@@ -73,24 +73,37 @@ class Rescale:
 
 @dataclass(frozen=True, eq=False)
 class Set:
-    """Entries of one tensor get new values.
+    """Entries of one tensor get new values, in blocks of neighbours such as kernels or filters.
 
     Attributes:
         tensor: state-dict key.
-        entries: int64 or int32 `[n]`, places in the flattened (row-major) tensor, each once.
-        values: `[n]`, in the same order; one value for all may be an expanded one.
+        blocks: int64 or int32 `[n]`, numbers of blocks, each once: the flattened (row-major) tensor is cut into blocks
+            of `block_size` entries.
+        values: `[n · block_size]`, block by block, or `[1]`, one value for all.
         what: what happens to them, in words.
         filter_size: number of entries of one filter that lie side by side: of a row of axis 0, 1 for a vector.
         columns: None where axis 0 counts the filters; else the length of axis 1, which counts them in a transposed
             convolution, and `filter_size` is that of one of its kernels.
+        block_size: number of entries of a block, a divisor of `filter_size`.
     """
 
     tensor: str
-    entries: torch.Tensor
+    blocks: torch.Tensor
     values: torch.Tensor
     what: str
     filter_size: int = 1
     columns: int | None = None
+    block_size: int = 1
+
+    @property
+    def count(self) -> int:
+        """The number of entries that are set."""
+        return self.blocks.numel() * self.block_size
+
+    @property
+    def entries(self) -> torch.Tensor:
+        """The entries' places in the flattened tensor, LongTensor `[n · block_size]`: many times what is kept."""
+        return places_of(self.blocks, self.block_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +135,7 @@ class Change:
         positions: LongTensor, positions along `dim` that change.
         channels: number of channels concerned.
         what: what happens, in words.
-        entries: None where everything at the positions changes; else int64 or int32, the places in the flattened
-            tensor.
+        part: None where everything at the positions changes; else the edit that says which entries do.
     """
 
     tensor: str
@@ -132,7 +144,7 @@ class Change:
     positions: torch.Tensor = field(repr=False)
     channels: int
     what: str
-    entries: torch.Tensor | None = field(default=None, repr=False)
+    part: Set | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -169,7 +181,8 @@ def changes(edit: Edit) -> tuple[Change, ...]:
         return tuple(change for part in edit.scaling.parts if (change := _scaled(part, edit.factors)).channels)
     if isinstance(edit, Set):
         dim, filters = (0 if edit.columns is None else 1), _filters(edit)
-        return (Change(edit.tensor, dim, None, filters, filters.numel(), edit.what, edit.entries),)
+        part = None if edit.columns is None and edit.block_size == edit.filter_size else edit
+        return (Change(edit.tensor, dim, None, filters, filters.numel(), edit.what, part),)
     if isinstance(edit, Blend):
         size = edit.other.shape[0] if edit.other.dim() else 1
         return (Change(edit.tensor, 0, None, torch.arange(size), size, "blended with the partner's"),)
@@ -183,13 +196,18 @@ def changes(edit: Edit) -> tuple[Change, ...]:
     return tuple(result)
 
 
+def places_of(blocks: torch.Tensor, block_size: int) -> torch.Tensor:
+    """Return the places in a flattened tensor of the entries of blocks `[n]`, LongTensor `[n · block_size]`."""
+    return (blocks.long()[:, None] * block_size + torch.arange(block_size, device=blocks.device)).flatten()
+
+
 def _filters(edit: Set) -> torch.Tensor:
-    """Return the numbers of the filters whose entries are set, a piece at a time: entries can be many."""
+    """Return the numbers of the filters whose entries are set, a piece at a time: blocks can be many."""
     found = []
-    for piece in edit.entries.split(PIECE):
-        rows = piece.long() // edit.filter_size
+    for piece in edit.blocks.split(PIECE):
+        rows = piece.long() // (edit.filter_size // edit.block_size)
         found.append(torch.unique(rows if edit.columns is None else rows % edit.columns))
-    return torch.unique(torch.cat(found)) if found else edit.entries.long()
+    return torch.unique(torch.cat(found)) if found else edit.blocks.long()
 
 
 def _scaled(part: Part, factors: torch.Tensor) -> Change:

@@ -162,17 +162,20 @@ class _Decoder:
         return Rescale(scaling, factors)
 
     def _set(self, node: Node) -> Set:
-        parts = node.fields("kind", "tensor", "entries", "values", "what", "filter_size", "columns")
-        entries = self._places(parts["entries"], LARGEST, WHOLE)
-        values = self._numbers(parts["values"])
-        if values.shape != entries.shape or not bool(values.isfinite().all()):
-            raise parts["values"].refusal(f"a tensor of {len(entries)} finite numbers")
+        parts = node.fields("kind", "tensor", "blocks", "values", "what", "filter_size", "columns", "block_size")
+        blocks = self._places(parts["blocks"], LARGEST, WHOLE)
+        size, block_size = (parts[name].whole(1, LARGEST) for name in ("filter_size", "block_size"))
+        if size % block_size:
+            raise parts["block_size"].refusal("a divisor of filter_size")
         what = parts["what"].name()
         if not SAID.fullmatch(what):
             raise parts["what"].refusal("words")
-        size = parts["filter_size"].whole(1, LARGEST)
         columns = parts["columns"].optional(_count)
-        return Set(parts["tensor"].name(), entries, values, what, size, columns)
+        values = self._numbers(parts["values"])
+        edit = Set(parts["tensor"].name(), blocks, values, what, size, columns, block_size)
+        if values.shape not in {(1,), (edit.count,)} or not bool(values.isfinite().all()):
+            raise parts["values"].refusal(f"a tensor of {edit.count} finite numbers, or of one")
+        return edit
 
     def _blend(self, node: Node) -> Blend:
         parts = node.fields("kind", "tensor", "other", "share")
@@ -268,7 +271,7 @@ def _places(edit: Edit) -> int:
     if isinstance(edit, Rescale):
         return sum(part.scale.numel() for part in edit.scaling.parts)
     if isinstance(edit, Set):
-        return edit.entries.numel()
+        return edit.count
     if isinstance(edit, Blend):
         return edit.other.numel()
     return sum(member.positions.numel() for member in edit.group.members)

@@ -8,9 +8,7 @@ from torch import Tensor
 from surgeon.measure.shares import part
 
 PIECE = 2**16
-"""Values that are added up at a time: in double precision, a large layer would be worth several copies of itself."""
-FILTERS = 64
-"""Filters whose weights are copied at a time, for the same reason."""
+"""Values that are worked on at a time: in double precision, a large layer would be worth several copies of itself."""
 
 
 def lowest(values: Tensor, share: float) -> Tensor:
@@ -36,7 +34,7 @@ def mean_magnitudes(weight: Tensor, dim: int = 0) -> Tensor:
     Returns:
         float64 `[O]`.
     """
-    return _by_pieces(weight, dim, lambda rows: rows.flatten(1).abs().mean(1, dtype=torch.float64))
+    return by_pieces(weight, dim, lambda rows: rows.flatten(1).abs().mean(1, dtype=torch.float64))
 
 
 def invalid_filters(
@@ -66,8 +64,8 @@ def invalid_filters(
     return {name: overall & _mask(means[name], beta) for name, overall in zip(means, weakest, strict=True)}
 
 
-def invalid_kernels(weight: Tensor, filters: int, invalid: Tensor, gamma: float) -> Tensor:
-    """Give the kernels of lowest L1 norm in each invalid filter.
+def invalid_kernels(weight: Tensor, filters: int, invalid: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Give the kernels of lowest L1 norm in each invalid filter, and the norms of all kernels of these filters.
 
     A kernel is the part of a filter that reads one input channel. Kernels of a single weight have no shape that could
     be kept, so a layer of 1×1 kernels has no invalid ones.
@@ -75,44 +73,62 @@ def invalid_kernels(weight: Tensor, filters: int, invalid: Tensor, gamma: float)
     Args:
         weight: `[O, I, …]`, or `[I, O, …]` of a transposed convolution in one group, with any number of spatial axes.
         filters: the axis that counts the filters, 0 or 1.
-        invalid: bool `[O]`, the invalid filters.
+        invalid: bool `[O]`, the n invalid filters.
         gamma: share of a filter's kernels, 0 … 1, rounded down to a whole number of kernels.
 
     Returns:
-        LongTensor `[n, 2]` on the CPU: number of the filter and of the kernel in it, filter by filter, each filter's
-        weakest kernel first.
+        LongTensor `[n, floor(gamma · I)]`, for each invalid filter the numbers of its weakest kernels, the weakest
+        first, and float64 `[n, I]`, the norms.
 
     Source: Lee, Kim: Versatile kernel reactivation for deep convolutional neural networks, C3.
     """
-    if weight.shape[2:].numel() == 1:
-        return torch.empty(0, 2, dtype=torch.int64)
-    chosen = torch.nonzero(invalid.cpu()).flatten()
-    pieces = chosen.to(weight.device).split(FILTERS)
-    norms = torch.cat([kernel_norms(weight.index_select(filters, piece), filters).cpu() for piece in pieces])
-    kernels = lowest(norms, gamma)
-    return torch.stack([chosen[:, None].expand_as(kernels), kernels], dim=-1).reshape(-1, 2)
+    chosen = torch.nonzero(invalid).flatten().to(weight.device)
+    norms = kernel_norms(weight, filters, chosen)
+    eligible = norms if weight.shape[2:].numel() > 1 else norms[:, :0]
+    pieces = eligible.split(max(1, PIECE // max(1, norms.shape[1])))
+    return torch.cat([lowest(piece, gamma) for piece in pieces]), norms
 
 
-def kernel_norms(weight: Tensor, filters: int = 0) -> Tensor:
+def kernel_norms(weight: Tensor, filters: int = 0, chosen: Tensor | None = None) -> Tensor:
     """Give the L1 norm of every kernel.
 
     Args:
         weight: `[O, I, …]`, or `[I, O, …]` of a transposed convolution in one group.
         filters: the axis that counts the filters, 0 or 1.
+        chosen: LongTensor `[n]` on the weight's device, numbers of filters; all of them by default.
 
     Returns:
-        float64 `[O, I]`.
+        float64 `[O, I]`, or `[n, I]`.
     """
-    return _by_pieces(weight, filters, lambda rows: rows.unsqueeze(-1).flatten(2).abs().sum(2, dtype=torch.float64))
+
+    def norms(rows: Tensor) -> Tensor:
+        return kernels_of(rows).abs().sum(2, dtype=torch.float64)
+
+    return by_pieces(weight, filters, norms, chosen)
 
 
-def _by_pieces(weight: Tensor, filters: int, numbers: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the numbers of all filters, from a few filters at a time."""
+def kernels_of(rows: Tensor) -> Tensor:
+    """Show filters `[n, I, …]` as `[n, I, weights of a kernel]`."""
+    return rows.unsqueeze(-1).flatten(2)
+
+
+def by_pieces(
+    weight: Tensor, filters: int, numbers: Callable[[Tensor], Tensor], chosen: Tensor | None = None
+) -> Tensor:
+    """Give numbers of filters, worked out from a few filters at a time.
+
+    Args:
+        weight: the layer's weight.
+        filters: the axis that counts the filters.
+        numbers: for filters `[n, …]`, what is wanted of them, `[n, …]`.
+        chosen: LongTensor on the weight's device, numbers of filters; all of them by default.
+    """
     rows = weight.movedim(filters, 0)
     size = max(1, PIECE // max(1, rows.shape[1:].numel()))
     none = numbers(rows[:0])
-    result = none.new_empty(len(rows), *none.shape[1:])
-    for piece, target in zip(rows.split(size), result.split(size), strict=True):
+    result = none.new_empty(len(rows if chosen is None else chosen), *none.shape[1:])
+    pieces = rows.split(size) if chosen is None else (rows[few] for few in chosen.split(size))
+    for piece, target in zip(pieces, result.split(size), strict=True):
         target.copy_(numbers(piece))
     return result
 

@@ -200,7 +200,7 @@ def _weak(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> dict[str, tupl
     weights = {key: tensors[key] for key in axes}
     invalid = invalid_filters(weights, axes, ALPHA, BETA)
     return {
-        key: (int(chosen.sum()), len(invalid_kernels(weights[key], axes[key], chosen, GAMMA)))
+        key: (int(chosen.sum()), invalid_kernels(weights[key], axes[key], chosen, GAMMA)[0].numel())
         for key, chosen in invalid.items()
     }
 

@@ -44,22 +44,26 @@ class InvalidLayer:
         """The smallest type that counts the weight's entries."""
         return torch.int32 if self.weight.numel() <= torch.iinfo(torch.int32).max else torch.int64
 
-    def edit(self, entries: Tensor, values: Tensor, what: str) -> Set:
-        """Return the edit that gives entries of the flattened weight new values `[n]`, in the weight's precision."""
-        size = self.weight.shape[self.filters + 1 :].numel()
-        columns = self.weight.shape[1] if self.filters else None
-        places = entries.flatten().to(self.places)
-        return Set(self.key, places, values.to(self.weight.dtype), what, filter_size=size, columns=columns)
+    @property
+    def side_by_side(self) -> int:
+        """How many weights of a filter lie side by side: all of them, or a kernel's in a transposed convolution."""
+        return self.weight.shape[self.filters + 1 :].numel()
 
-    def starts(self, filters: Tensor, kernels: Tensor) -> Tensor:
-        """Return where kernels begin in the flattened weight.
+    def edit(self, blocks: Tensor, values: Tensor, what: str, block_size: int) -> Set:
+        """Return the edit that gives blocks of the flattened weight new values, in the weight's precision."""
+        columns = self.weight.shape[1] if self.filters else None
+        places, numbers = blocks.flatten().to(self.places), values.to(self.weight.dtype)
+        return Set(self.key, places, numbers, what, self.side_by_side, columns, block_size)
+
+    def kernels(self, filters: Tensor, numbers: Tensor) -> Tensor:
+        """Return the places of kernels among all of the weight.
 
         Args:
             filters: LongTensor, numbers of filters.
-            kernels: LongTensor of a shape that broadcasts with it, numbers of kernels in them.
+            numbers: LongTensor of a shape that broadcasts with it, numbers of kernels in them.
         """
-        row, column = (filters, kernels) if self.filters == 0 else (kernels, filters)
-        return (row * self.weight.shape[1] + column) * self.weights_of_a_kernel
+        row, column = (filters, numbers) if self.filters == 0 else (numbers, filters)
+        return row * self.weight.shape[1] + column
 
 
 def invalid_layers(inputs: Inputs, alpha: float, beta: float) -> tuple[list[InvalidLayer], list[str]]:

@@ -15,11 +15,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from surgeon.edit.plan import Edit, Plan, Set
-from surgeon.measure.invalid import invalid_kernels, kernel_norms
+from surgeon.measure.invalid import invalid_kernels
 from surgeon.methods.base import Inputs, Method, option
 from surgeon.methods.invalid_layers import InvalidLayer, invalid_layers
 from surgeon.methods.ranges import check_every, check_share
@@ -76,23 +73,16 @@ def make_plan(inputs: Inputs, config: KernelReactivationConfig) -> Plan:
     for layer in layers:
         if layer.name in single:
             continue
-        kernels = invalid_kernels(layer.weight, layer.filters, layer.invalid, gamma).to(layer.weight.device)
-        if not len(kernels):
+        edit, counts = reactivate(layer, gamma)
+        zeros = counts["zero_kernels"]
+        if edit is not None:
+            edits.append(edit)
+        elif not zeros:
             too_few.append(layer.name)
             continue
-        norms = kernel_norms(layer.weight, layer.filters)
-        alive = norms[tuple(kernels.T)] > 0
-        zeros = int((~alive).sum())
         if zeros:
             skipped.append(f"{layer.name}: {zeros} of the invalid kernels stay, being all zero without ratios to keep.")
-        figures[layer.name] = {
-            "filters": len(layer.invalid),
-            "invalid_filters": int(layer.invalid.sum()),
-            "reactivated_kernels": len(kernels) - zeros,
-            "zero_kernels": zeros,
-        }
-        if bool(alive.any()):
-            edits.append(reactivate(layer, kernels[alive], norms))
+        figures[layer.name] = counts
     skipped += _listed("a kernel of one weight has no ratios to keep", single)
     skipped += _listed(f"the share {gamma:.3g} of an invalid filter's kernels is less than one kernel", too_few)
     return Plan(NAME, dict(vars(config)), inputs.targets, tuple(edits), figures, tuple(skipped))
@@ -103,22 +93,35 @@ def _listed(reason: str, names: list[str]) -> list[str]:
     return [f"Left alone, because {reason}: {', '.join(names)}."] if names else []
 
 
-def reactivate(layer: InvalidLayer, kernels: Tensor, norms: Tensor) -> Set:
-    """Return the edit that scales kernels to the L1 norm of the best kernel of their filter.
+def reactivate(layer: InvalidLayer, gamma: float) -> tuple[Set | None, dict[str, int]]:
+    """Return the edit that scales a layer's invalid kernels to the L1 norm of the best kernel of their filter.
 
     Args:
-        layer: the convolution.
-        kernels: LongTensor `[n, 2]`, numbers of filters and of kernels in them, none of them all zero.
-        norms: float64 `[O, I]`, the L1 norms of the layer's kernels.
+        layer: a convolution with kernels of several weights.
+        gamma: share of an invalid filter's kernels that are invalid.
+
+    Returns:
+        The edit, None if there is no such kernel or none that is not all zero; and how many filters there are, invalid
+        ones among them, and how many invalid kernels are scaled, and all zero.
 
     Source: Lee, Kim: Versatile kernel reactivation, eq. 2.
     """
-    filters, positions = kernels.T
-    ratios = norms.amax(1)[filters] / norms[filters, positions]
-    weights = layer.weight.movedim(layer.filters, 0)[filters, positions].flatten(1).double()
-    within = torch.arange(layer.weights_of_a_kernel, device=kernels.device)
-    entries = layer.starts(filters, positions)[:, None] + within
-    return layer.edit(entries, (weights * ratios[:, None]).flatten(), "weak kernels scaled")
+    kernels, norms = invalid_kernels(layer.weight, layer.filters, layer.invalid, gamma)
+    own = norms.gather(1, kernels)
+    alive = own > 0
+    counts = {
+        "filters": len(layer.invalid),
+        "invalid_filters": len(kernels),
+        "reactivated_kernels": int(alive.sum()),
+        "zero_kernels": int((~alive).sum()),
+    }
+    if not counts["reactivated_kernels"]:
+        return None, counts
+    filters, numbers = layer.numbers[:, None].expand_as(kernels)[alive], kernels[alive]
+    ratios = (norms.amax(1, keepdim=True) / own)[alive]
+    weights = layer.weight.movedim(layer.filters, 0)[filters, numbers].flatten(1).double().mul_(ratios[:, None])
+    blocks = layer.kernels(filters, numbers)
+    return layer.edit(blocks, weights.flatten(), "weak kernels scaled", layer.weights_of_a_kernel), counts
 
 
 KERNEL_REACTIVATION = Method(

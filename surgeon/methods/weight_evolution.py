@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 from surgeon.edit.plan import Edit, Plan, Set
-from surgeon.measure.invalid import FILTERS, mean_magnitudes
+from surgeon.measure.invalid import by_pieces, kernels_of, mean_magnitudes
 from surgeon.methods.base import Inputs, Method, option
 from surgeon.methods.invalid_layers import InvalidLayer, invalid_layers
 from surgeon.methods.ranges import check_every, check_share
 
 NAME = "weight-evolution"
+WHAT = "smallest weights replaced"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def make_plan(inputs: Inputs, config: WeightEvolutionConfig) -> Plan:
         figures[layer.name] = {
             "filters": len(layer.invalid),
             "invalid_filters": int(layer.invalid.sum()),
-            "replaced_weights": len(edit.entries),
+            "replaced_weights": edit.count,
             "most_valid_filter": source,
             "value": value,
         }
@@ -69,15 +70,13 @@ def strongest(layer: InvalidLayer) -> tuple[int, float]:
 
 def evolve(layer: InvalidLayer, value: float) -> Set:
     """Return the edit that puts a value in the place of the smallest weight of every kernel of the invalid filters."""
-    filters = layer.numbers
-    weights = layer.weight.movedim(layer.filters, 0)
-    kernels = torch.arange(weights.shape[1], device=weights.device)
-    entries = filters.new_empty(len(filters), len(kernels), dtype=layer.places)
-    for piece, part in zip(filters.split(FILTERS), entries.split(FILTERS), strict=True):
-        smallest = weights[piece].unsqueeze(-1).flatten(2).abs().argmin(2)
-        part.copy_(layer.starts(piece[:, None], kernels) + smallest)
-    same = layer.weight.new_full((1,), value).expand(entries.numel())
-    return layer.edit(entries, same, "smallest weights replaced")
+    filters, same = layer.numbers, layer.weight.new_full((1,), value)
+    if layer.filters == 0 and layer.weights_of_a_kernel == 1:
+        # Every weight of a filter is a kernel's smallest one, and they lie side by side.
+        return layer.edit(filters, same, WHAT, block_size=layer.side_by_side)
+    smallest = by_pieces(layer.weight, layer.filters, lambda rows: kernels_of(rows).abs().argmin(2), filters)
+    kernels = layer.kernels(filters[:, None], torch.arange(smallest.shape[1], device=filters.device))
+    return layer.edit(kernels.mul_(layer.weights_of_a_kernel).add_(smallest), same, WHAT, block_size=1)
 
 
 WEIGHT_EVOLUTION = Method(

@@ -21,8 +21,8 @@ def forget(optimizer: Optimizer, model: nn.Module, made: Plan) -> None:
 
 def _index(change: Change, parameter: torch.Tensor) -> Any:
     """Return the index of the entries that a change concerns."""
-    if change.entries is not None:
-        return torch.unravel_index(change.entries.to(parameter.device, torch.int64), parameter.shape)
+    if change.part is not None:
+        return torch.unravel_index(change.part.entries.to(parameter.device), parameter.shape)
     positions = change.positions.to(parameter.device)
     if change.dim == 0:
         return positions

@@ -11,7 +11,7 @@ import surgeon
 from surgeon.coupling import Member
 from surgeon.coupling.graph import ChannelGroup
 from surgeon.edit.execute import execute
-from surgeon.edit.plan import Edit, Mix, Plan, Reinitialize, Reorder
+from surgeon.edit.plan import PIECE, Edit, Mix, Plan, Reinitialize, Reorder, Set
 from surgeon.errors import PlanError
 
 
@@ -291,6 +291,55 @@ def test_merging_equal_depthwise_channels_keeps_the_function() -> None:
     new = Reinitialize(group, torch.tensor([1]), "zero", 0)
     execute(model, plan_of(Mix(group, torch.tensor([0]), half, both, folded=True), new))
     torch.testing.assert_close(model(images), before, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_blocks_get_their_values_by_hand(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, (1, 2))).to(memory_format=layout)
+    before = model[0].weight.detach().clone()
+    values = torch.arange(1.0, 5, dtype=torch.float64)
+    execute(model, plan_of(Set("0.weight", torch.tensor([4, 1], dtype=dtype), values, "set", 4, block_size=2)))
+    expected = before.clone(memory_format=torch.contiguous_format)
+    # Block 4 is kernel 0 of filter 2, and block 1 is kernel 1 of filter 0.
+    expected[2, 0, 0], expected[0, 1, 0] = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+    assert torch.equal(model[0].weight, expected)
+    execute(
+        model, plan_of(Set("0.weight", torch.tensor([1], dtype=dtype), torch.tensor([7.0]), "set", 4, block_size=4))
+    )
+    expected[1] = 7
+    assert torch.equal(model[0].weight, expected)
+
+
+@pytest.mark.parametrize("block_size", [1, 9, 36, 2 * PIECE])
+def test_blocks_of_any_size_are_their_entries(block_size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    count = 3 * PIECE // block_size + 5
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(2 * count, block_size))
+    blocks = torch.randperm(2 * count, generator=generator)[:count]
+    values = torch.rand(count, block_size, generator=generator)
+    expected = torch.zeros(2 * count, block_size)
+    expected[blocks] = values
+    edit = Set("weight", blocks, values.flatten(), "set", block_size, block_size=block_size)
+    assert edit.count == values.numel()
+    assert torch.equal(expected.flatten()[edit.entries], edit.values)
+    execute(model, plan_of(edit))
+    assert torch.equal(model.weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "values", "block_size"),
+    [([0, 2], 12, 6), ([0], 8, 8), ([0, 1], 3, 2), ([0, 0], 4, 2), ([-1], 2, 2), ([0], 0, 2)],
+    ids=["beyond the end", "no divisor", "too few values", "twice", "negative", "no value"],
+)
+def test_blocks_that_do_not_fit_change_nothing(blocks: list[int], values: int, block_size: int) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, (1, 2)))
+    before = model[0].weight.detach().clone()
+    edit = Set("0.weight", torch.tensor(blocks), torch.zeros(values), "set", block_size, block_size=block_size)
+    with pytest.raises(PlanError, match="do not fit its shape"):
+        execute(model, plan_of(edit))
+    assert torch.equal(model[0].weight, before)
 
 
 @pytest.mark.parametrize("bad", ["permutation", "matrix", "channels"])

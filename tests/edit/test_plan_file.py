@@ -170,7 +170,8 @@ def test_half_precision_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_the_filters_axis_and_every_reasons_count_come_back(tmp_path: Path) -> None:
-    edit = Set("up.weight", torch.tensor([5, 17]), torch.tensor([1.0, 2.0]), "raised", filter_size=4, columns=3)
+    blocks, values = torch.tensor([2, 8]), torch.arange(4.0)
+    edit = Set("up.weight", blocks, values, "raised", filter_size=4, columns=3, block_size=2)
     reasons = {"norm.weight": {"a gate reads them": 3, "a slice fixes them": 1}}
     scaling = Scaling(1, (Part("norm.weight", 0, None, torch.tensor([0, -1]), divided=False),), reasons)
     scaled = Rescale(scaling, torch.ones(1, dtype=torch.float64))
@@ -178,9 +179,9 @@ def test_the_filters_axis_and_every_reasons_count_come_back(tmp_path: Path) -> N
     first, second = surgeon.load_plan(tmp_path / "plan.safetensors").edits
     assert isinstance(first, Set)
     assert isinstance(second, Rescale)
-    assert (first.filter_size, first.columns) == (4, 3)
+    assert (first.filter_size, first.columns, first.block_size) == (4, 3, 2)
     assert second.scaling.reasons == reasons
-    # Entries 5 and 17 lie in kernels 1 and 4 of rows of three.
+    # The blocks are entries 4, 5 and 16, 17, which lie in kernels 1 and 4 of rows of three.
     (change,) = changes(first)
     assert (change.dim, change.positions.tolist()) == (1, [1])
 
@@ -290,12 +291,15 @@ NORM = (*GROUP, "writers", 0, "norm")
         (("edits", 3, "scaling"), 1, "whole number from 0 to 0"),
         (("edits", 4, "what"), "[/red]", "not words"),
         (("edits", 4, "filter_size"), 0, "filter_size"),
+        (("edits", 4, "block_size"), 0, "block_size is not a whole number"),
+        (("edits", 4, "block_size"), 3, "block_size is not a divisor of filter_size"),
+        (("edits", 4, "filter_size"), 2**62 + 1, "filter_size is not a whole number"),
         (("edits", 4, "columns"), 0, "columns is not a whole number"),
         (("edits", 4, "columns"), "2", "columns is not a whole number"),
         (("edits", 4, "tensor"), "\x1b[31m", "printable"),
         (("edits", 5, "share"), 1.5, "number from 0 to 1"),
         (("edits", 5, "share"), float("nan"), "number from 0 to 1"),
-        (("edits", 5, "other"), "edits/4/entries", "floating-point"),
+        (("edits", 5, "other"), "edits/4/blocks", "floating-point"),
         ((*GROUP, "size"), 10**12, "row for each of 1000000000000 channels"),
         ((*GROUP, "members"), [], "at least one"),
         ((*MEMBER, "role"), "owner", "one of: producer, affine"),
@@ -311,7 +315,8 @@ NORM = (*GROUP, "writers", 0, "norm")
         (("scalings", 0, "reasons"), {"norm.weight": "a sentence"}, "not an object"),
         (("scalings", 0, "reasons"), {"norm.weight": {"a sentence": 0}}, "whole number from 1"),
         (("scalings", 0, "reasons"), {"norm.weight": {"a\nb": 1}}, "printable"),
-        (("version",), 2, "another format"),
+        (("version",), 1, "another format"),
+        (("version",), 3, "another format"),
         (("method",), "x" * 2000, "at most 1000"),
         (("method",), None, "text"),
         (("options", "ratio"), [1], "text, a finite number"),
@@ -345,8 +350,8 @@ def test_what_a_hostile_file_says_is_refused(
         ("edits/0/producers", torch.zeros(1, 1, dtype=torch.float64), "with the shape"),
         ("edits/2/permutation", torch.tensor([0]), "a permutation of"),
         ("edits/3/factors", torch.zeros(1, dtype=torch.float64), "with the shape"),
-        ("edits/4/entries", torch.tensor([-3, 1]), "positions from 0"),
-        ("edits/4/entries", torch.tensor([1, 1]), "each of them once"),
+        ("edits/4/blocks", torch.tensor([-3, 1]), "positions from 0"),
+        ("edits/4/blocks", torch.tensor([1, 1]), "each of them once"),
         ("edits/4/values", torch.ones(3), "2 finite numbers"),
         ("edits/4/values", torch.tensor([1.0, float("nan")]), "2 finite numbers"),
         ("edits/4/values", torch.ones(2, dtype=torch.float8_e4m3fn), "floating-point"),
@@ -367,7 +372,7 @@ def test_hostile_tensors_are_refused(tmp_path: Path, name: str, value: torch.Ten
 
 def test_factors_must_be_positive() -> None:
     tensors, content = sound()
-    tensors["edits/3/factors"][0] = 0
+    tensors["edits/3/factors"] = torch.zeros_like(tensors["edits/3/factors"])
     with pytest.raises(PlanError, match="positive"):
         decode(tensors, json.dumps(content), "plan")
 
@@ -376,6 +381,14 @@ def test_a_small_file_cannot_ask_for_endless_work() -> None:
     tensors, content = sound()
     tensors["groups/0/0/positions"] = torch.arange(2**18)[None].expand(content["groups"][0]["size"], -1)
     content["edits"] = content["edits"][1:2] * 200
+    with pytest.raises(PlanError, match="less than"):
+        decode(tensors, json.dumps(content), "plan")
+
+
+def test_a_number_of_blocks_cannot_ask_for_endless_work() -> None:
+    tensors, content = sound()
+    tensors["edits/4/values"] = torch.ones(1)
+    content["edits"][4] |= {"filter_size": 2**40, "block_size": 2**40}
     with pytest.raises(PlanError, match="less than"):
         decode(tensors, json.dumps(content), "plan")
 

@@ -35,6 +35,8 @@ def test_norms_of_kernels_by_hand() -> None:
     weight = torch.tensor([[[[3.0, -4.0]], [[0.0, 1.0]]], [[[1.0, 1.0]], [[1.0, -5.0]]]])
     assert kernel_norms(weight).tolist() == [[7, 1], [2, 6]]
     assert kernel_norms(weight, filters=1).tolist() == [[7, 2], [1, 6]]
+    assert kernel_norms(weight, chosen=torch.tensor([1])).tolist() == [[2, 6]]
+    assert kernel_norms(weight, filters=1, chosen=torch.tensor([1, 0])).tolist() == [[1, 6], [7, 2]]
 
 
 def test_an_invalid_filter_is_weak_in_the_network_and_in_its_layer() -> None:
@@ -93,27 +95,31 @@ NORMS = [[5.0, 1, 4, 2, 3], [1.0, 1, 1, 1, 1], [9.0, 8, 0, 6, 7]]
 def test_the_weakest_kernels_of_invalid_filters(size: tuple[int, ...]) -> None:
     # floor(0.5 · 5) = 2 kernels: numbers 1 and 3 of filter 0, numbers 2 and 3 of filter 2; filter 1 is valid.
     invalid = torch.tensor([True, False, True])
-    assert invalid_kernels(weight_of_norms(NORMS, *size), 0, invalid, 0.5).tolist() == [[0, 1], [0, 3], [2, 2], [2, 3]]
+    kernels, norms = invalid_kernels(weight_of_norms(NORMS, *size), 0, invalid, 0.5)
+    assert kernels.tolist() == [[1, 3], [2, 3]]
+    assert norms.tolist() == [NORMS[0], NORMS[2]]
 
 
 def test_kernels_of_a_transposed_convolution_are_counted_along_the_first_axis() -> None:
     weight = weight_of_norms(NORMS, 2, 2).transpose(0, 1)
     invalid = torch.tensor([False, False, True])
-    assert invalid_kernels(weight, 1, invalid, 0.6).tolist() == [[2, 2], [2, 3], [2, 4]]
+    kernels, norms = invalid_kernels(weight, 1, invalid, 0.6)
+    assert kernels.tolist() == [[2, 3, 4]]
+    assert norms.tolist() == [NORMS[2]]
 
 
 def test_kernels_of_one_weight_are_never_invalid() -> None:
     invalid = torch.tensor([True, True, True])
-    assert invalid_kernels(weight_of_norms(NORMS, 1, 1), 0, invalid, 0.5).shape == (0, 2)
-    assert invalid_kernels(torch.tensor(NORMS), 0, invalid, 0.5).shape == (0, 2)
+    assert invalid_kernels(weight_of_norms(NORMS, 1, 1), 0, invalid, 0.5)[0].shape == (3, 0)
+    assert invalid_kernels(torch.tensor(NORMS), 0, invalid, 0.5)[0].shape == (3, 0)
 
 
 @pytest.mark.parametrize(
     ("invalid", "gamma"), [([False, False, False], 0.5), ([True, True, True], 0.1), ([True, True, True], 0)]
 )
 def test_no_invalid_filter_or_too_small_a_share_gives_no_kernel(invalid: list[bool], gamma: float) -> None:
-    kernels = invalid_kernels(weight_of_norms(NORMS, 3, 3), 0, torch.tensor(invalid), gamma)
-    assert kernels.shape == (0, 2)
+    kernels, _ = invalid_kernels(weight_of_norms(NORMS, 3, 3), 0, torch.tensor(invalid), gamma)
+    assert kernels.numel() == 0
     assert kernels.dtype == torch.int64
 
 
@@ -123,3 +129,5 @@ def test_filters_of_more_weights_than_are_added_up_at_a_time() -> None:
     assert torch.allclose(mean_magnitudes(weight), weight.double().abs().mean((1, 2, 3)), rtol=1e-12)
     many = torch.randn(PIECE // 16, 5, 3, 3, generator=torch.Generator().manual_seed(0))
     assert kernel_norms(many).equal(many.flatten(2).double().abs().sum(2))
+    some = torch.arange(0, len(many), 3)
+    assert kernel_norms(many, chosen=some).equal(many[some].flatten(2).double().abs().sum(2))

@@ -30,6 +30,7 @@ def test_a_weak_kernel_is_scaled_to_the_best_of_its_filter_by_hand() -> None:
     # R = 2 / 0.5 = 4; the best kernel and the strong filter stay.
     expected = torch.tensor([[[[1.0, -1.0]], [[1.5, -0.5]]], [[[5.0, 5.0]], [[6.0, 6.0]]]])
     assert carried_out(tensors, plan)["a.weight"].equal(expected)
+    assert [(edit.blocks.tolist(), edit.block_size) for edit in plan.edits] == [([1], 2)]
     assert plan.figures == {
         "a": {"filters": 2, "invalid_filters": 1, "reactivated_kernels": 1, "zero_kernels": 0},
     }

@@ -67,6 +67,15 @@ def test_a_filter_of_kernels_of_one_weight_becomes_constant() -> None:
     weight = torch.tensor([[1.0, 2, -3], [4, 5, -6]]).reshape(2, 3, 1, 1)
     plan = make_plan(inputs([conv("a")], {"a.weight": weight}), HALF)
     assert carried_out({"a.weight": weight}, plan)["a.weight"].flatten().tolist() == [-6, -6, -6, 4, 5, -6]
+    # Which filter it is says it all, however many weights it has.
+    (edit,) = plan.edits
+    assert (edit.blocks.tolist(), edit.values.tolist(), edit.block_size, edit.count) == ([0], [-6], 3, 3)
+
+
+def test_a_filter_of_single_weights_of_a_transposed_convolution_becomes_constant() -> None:
+    weight = torch.tensor([[1.0, 2, -3], [4, 5, -6]]).reshape(2, 3, 1, 1).transpose(0, 1).contiguous()
+    plan = make_plan(inputs([conv("a", filters=1)], {"a.weight": weight}), HALF)
+    assert carried_out({"a.weight": weight}, plan)["a.weight"].flatten().tolist() == [-6, 4, -6, 5, -6, -6]
 
 
 def test_what_is_left_alone_is_said() -> None:

@@ -166,15 +166,16 @@ def test_the_oracle_says_how_long_it_will_take() -> None:
     assert "for each of 14 filters" in sentence
 
 
-def test_forget_clears_the_momentum_of_set_entries_only() -> None:
+@pytest.mark.parametrize(("blocks", "block_size"), [([0, 7, 60], 1), ([0, 7, 40], 9), ([1, 4], 54)])
+def test_forget_clears_the_momentum_of_set_entries_only(blocks: list[int], block_size: int) -> None:
     model = make_network()
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
     model(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))).square().sum().backward()
     optimizer.step()
-    before = optimizer.state[model.two[0].weight]["momentum_buffer"].flatten().clone()
-    entries = torch.nonzero(before).flatten()[[0, 7, 60]]
-    edit = Set("two.0.weight", entries, torch.zeros(3), "set", filter_size=54)
+    momentum = optimizer.state[model.two[0].weight]["momentum_buffer"]
+    momentum.fill_(1)
+    edit = Set("two.0.weight", torch.tensor(blocks), torch.zeros(1), "set", filter_size=54, block_size=block_size)
     forget(optimizer, model, Plan("test", {}, (), (edit,)))
-    momentum = optimizer.state[model.two[0].weight]["momentum_buffer"].flatten()
-    assert torch.equal(torch.nonzero(momentum != before).flatten(), entries)
-    assert not momentum[entries].any()
+    expected = torch.ones(momentum.numel() // block_size, block_size)
+    expected[blocks] = 0
+    assert torch.equal(momentum.reshape(expected.shape), expected)
