@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-SHARES = {4: 0.65, 2: 0.3, 1: 0.05}
+SHARES = {4: 0.72, 2: 0.25, 1: 0.03}
 """By how much the sides are divided, and the share of the steps at that size: shapes first, details last."""
 
 SMALLEST_SIDE = 48

@@ -7,12 +7,12 @@ from surgeon.exemplars.schedule import Stage, plan_stages
 
 def test_large_images_are_made_from_coarse_to_fine() -> None:
     stages = plan_stages((224, 224), 200, lambda size: True)
-    assert stages == (Stage((56, 56), 130), Stage((112, 112), 60), Stage((224, 224), 10))
+    assert stages == (Stage((56, 56), 144), Stage((112, 112), 50), Stage((224, 224), 6))
 
 
 def test_a_coarse_stage_that_the_network_does_not_take_goes_to_the_next() -> None:
     stages = plan_stages((224, 224), 200, lambda size: size != (56, 56))
-    assert stages == (Stage((112, 112), 190), Stage((224, 224), 10))
+    assert stages == (Stage((112, 112), 194), Stage((224, 224), 6))
 
 
 def test_small_images_have_one_stage() -> None:
@@ -21,10 +21,10 @@ def test_small_images_have_one_stage() -> None:
 
 
 def test_one_fixed_size_has_fewer_steps_at_the_same_cost() -> None:
-    # 0.65 / 16 + 0.3 / 4 + 0.05 of 200 steps at full size.
-    assert plan_stages((224, 224), 200, lambda size: False) == (Stage((224, 224), 33),)
-    # From 96 pixels on there is one coarse size: 0.95 / 4 + 0.05 of 400 steps.
-    assert plan_stages((96, 96), 400, lambda size: False) == (Stage((96, 96), 115),)
+    # 0.72 / 16 + 0.25 / 4 + 0.03 of 400 steps at full size.
+    assert plan_stages((224, 224), 400, lambda size: False) == (Stage((224, 224), 55),)
+    # From 96 pixels on there is one coarse size: 0.97 / 4 + 0.03 of 400 steps.
+    assert plan_stages((96, 96), 400, lambda size: False) == (Stage((96, 96), 109),)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (96, 128), (224, 224), (384, 200)])

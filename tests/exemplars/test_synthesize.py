@@ -143,7 +143,7 @@ def test_a_transformer_keeps_its_one_size() -> None:
 
     pixels, _ = synthesize(model, config, SynthesisConfig(2, 8), 5, track=track)
     assert tuple(pixels.shape) == (2, 3, 160, 160)
-    # 0.95 / 4 + 0.05 of eight steps, since it takes no 80x80 pixels.
+    # 0.97 / 4 + 0.03 of eight steps, since it takes no 80x80 pixels.
     assert len(steps) == 2
 
 
