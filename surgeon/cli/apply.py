@@ -25,6 +25,7 @@ from surgeon.cli.options import (
 from surgeon.cli.recipes import recipe_of, recipe_option
 from surgeon.cli.running import run_and_show, tensorboard_option
 from surgeon.cli.tuning_options import tuning_config, tuning_options
+from surgeon.cli.voice import say
 from surgeon.errors import OptionError
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def command(
     if save_plan is not None and not dry_run:
         raise click.UsageError("--save-plan goes with --dry-run.")
     if values["data"] is None and epochs and not dry_run:
-        click.echo(FIRST_WORDS, err=True)
+        say(FIRST_WORDS)
     from surgeon.cli import render
     from surgeon.cli.live import View
     from surgeon.data.synthetic import is_synthetic

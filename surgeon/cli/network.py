@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from surgeon.cli.voice import say
 from surgeon.errors import ArchitectureError
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def network(checkpoint: Path | None, arch: str | None, weights: str | None = Non
     if checkpoint is not None:
         model, opened = open_checkpoint(checkpoint, arch, weights)
         for note in opened.notes:
-            click.echo(note, err=True)
+            say(note)
         return model
     if arch is None:
         raise ArchitectureError("There is no network to work on.", "Name a checkpoint, or an architecture with --arch.")

@@ -4,6 +4,8 @@ import os
 import sys
 from datetime import timedelta
 
+import click
+
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 """Where launchers tell a process its number."""
 
@@ -14,6 +16,12 @@ PATIENCE = timedelta(seconds=5)
 def is_main() -> bool:
     """Tell whether this is the process that talks; a process without a number is."""
     return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print a line for the reader, before anything is imported that could print it better."""
+    if is_main():
+        click.echo(text, err=True)
 
 
 def fails_first() -> bool:

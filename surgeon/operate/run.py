@@ -76,7 +76,7 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
     Raises:
         SurgeonError: its inputs cannot be used, or its outputs not be written; see `apply`.
     """
-    accelerator = make_accelerator(job.tuning.mixed_precision)
+    accelerator = make_accelerator(job.tuning.mixed_precision, accumulate=job.tuning.accumulate)
     opened = open_job(job, track, say)
     model, data = opened.model, opened.data
     best: list[tuple[int, dict[str, torch.Tensor]]] = []
@@ -87,7 +87,6 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
             best.clear()
         on_stage(stage)
 
-    accelerator = make_accelerator(job.tuning.mixed_precision, accumulate=job.tuning.accumulate)
     settings, uncompiled = without_compiler(job.tuning, accelerator.device)
     if uncompiled is not None:
         say(uncompiled)

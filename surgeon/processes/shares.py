@@ -4,7 +4,7 @@ N processes with batches of b images see what one process would see with batches
 N pieces, one a process. Only the last batch may be smaller; its pieces differ by at most one image.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, Sampler
@@ -126,6 +126,14 @@ class _StreamShare(IterableDataset[Any]):
         """Hand the number of the next pass on."""
         if hasattr(self.stream, "set_epoch"):
             self.stream.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """The images of this process, where the stream tells how many there are."""
+        if not isinstance(self.stream, Sized):
+            raise TypeError("The stream does not tell its length.")
+        whole, rest = divmod(len(self.stream), self._together)
+        own = self._cut.get(rest, slice(0, 0)) if not self._drop_last else slice(0, 0)
+        return whole * (self._together // group.count()) + own.stop - own.start
 
     def __iter__(self) -> Iterator[Any]:
         items = []

@@ -22,8 +22,10 @@ def make_accelerator(
         accumulate: batches whose gradients are added up for one update, at least 1; `accelerate launch` overrules it.
 
     Raises:
-        OptionError: the device, or a device opened earlier in this process, does not allow that precision.
+        OptionError: the device, or a device opened earlier in this process, does not allow that precision, or the
+            network is to be divided among devices.
     """
+    _refuse_division()
     cpu = cpu or _several_on_cpu()
     device = PartialState(cpu=cpu).device
     chosen = _automatic_precision(device) if mixed_precision == "auto" else mixed_precision
@@ -43,6 +45,17 @@ def make_accelerator(
             f"The mixed precision {chosen} cannot be used on {device} in this process: {error}",
             "Choose one device and one precision a process.",
         ) from error
+
+
+def _refuse_division() -> None:
+    """Refuse what `accelerate launch` may ask for and this package cannot do, rather than do something else."""
+    for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):
+            raise OptionError(
+                f"accelerate is configured for {kind}, which divides the network among devices, and channels are "
+                "edited in whole tensors.",
+                "Launch without it: every process then holds the whole network, and the images are shared.",
+            )
 
 
 def _several_on_cpu() -> bool:

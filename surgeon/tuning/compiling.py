@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.errors import OptionError
+from surgeon.processes import count
 from surgeon.tuning.config import TuningConfig
 
 
@@ -22,8 +23,13 @@ def _probe(values: Tensor) -> Tensor:
     return values * 2 + 1
 
 
+SEVERAL = "Several processes synchronize BatchNorm while the network runs, which a compiled program would not do."
+
+
 def without_compiler(config: TuningConfig, device: torch.device) -> tuple[TuningConfig, str | None]:
-    """Return the options without `compile` where there is no compiler, and a sentence that says so."""
+    """Return the options without `compile` where there is no compiler to use, and a sentence that says so."""
+    if config.compile and count() > 1:
+        return dataclasses.replace(config, compile=False), f"The network is trained without torch.compile. {SEVERAL}"
     reason = missing_compiler(device) if config.compile else None
     if reason is None:
         return config, None
@@ -35,8 +41,10 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     """Return the network compiled: the same parameters, so that edits in place reach it, and the same keys in itself.
 
     Raises:
-        OptionError: there is no compiler.
+        OptionError: there is no compiler, or several processes train.
     """
+    if count() > 1:
+        raise OptionError(SEVERAL, "Do not compile, or train in one process.")
     reason = missing_compiler(device)
     if reason is not None:
         raise OptionError(f"torch.compile has no compiler for {device}: {reason}", "Install one, or do not compile.")

@@ -1,7 +1,9 @@
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from surgeon.errors import OptionError
 from surgeon.tuning import TuningConfig, evaluate, logits, make_accelerator, tune
 
 
@@ -45,3 +47,10 @@ def test_the_hook_sees_the_forward_that_the_author_wrote(fresh_process_state):
     )
     assert forwards == [Watched.forward]
     assert not {"forward", "_original_forward"} & model.__dict__.keys()
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_a_network_divided_among_devices_is_refused(monkeypatch, kind):
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(OptionError, match=f"{kind}, which divides the network"):
+        make_accelerator(cpu=True)
