@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -13,6 +12,7 @@ from surgeon.errors import DataError, OptionError
 from surgeon.progress import Track, no_progress
 from surgeon.tuning.batches import images_in
 from surgeon.tuning.evaluate import count_images, inference
+from surgeon.tuning.loaders import whole_loader
 from surgeon.tuning.records import Metrics, Score
 
 Metric = Callable[[nn.Module, Iterable[Any]], Mapping[str, float] | Metrics]
@@ -42,7 +42,7 @@ def score_by(metric: Metric, loader: DataLoader[Any], *, accelerator: Accelerato
 
     def score(model: nn.Module) -> Metrics:
         with inference(model, accelerator):
-            return _named(metric(model, _on_device(loader, accelerator.device, track)))
+            return _named(metric(model, _batches(loader, accelerator, track)))
 
     return score
 
@@ -68,11 +68,11 @@ def mean_loss(loss: Callable[[nn.Module, Any], Tensor], accelerator: Accelerator
     return metric
 
 
-def _on_device(loader: DataLoader[Any], device: torch.device, track: Track) -> Iterator[Any]:
+def _batches(loader: DataLoader[Any], accelerator: Accelerator, track: Track) -> Iterator[Any]:
     empty = True
-    for batch in track(loader, "evaluating", count_images(loader)):
+    for batch in track(whole_loader(loader, accelerator), "evaluating", count_images(loader)):
         empty = False
-        yield send_to_device(batch, device, non_blocking=True)
+        yield batch
     if empty:
         raise DataError("There is no image to evaluate on.", "Give a data set with validation images.")
 

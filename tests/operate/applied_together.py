@@ -1,9 +1,11 @@
 """Runs of `apply` that one process does alone and two do together, in float64, where both agree closely."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from two_stages import CLASSES, Two
 
@@ -14,11 +16,23 @@ from surgeon.tuning import TuningConfig, make_accelerator
 BATCH = 8
 """Images a batch of all processes together; 29 leave a last batch of 5, which two processes cannot halve."""
 
+
+def loss(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+    return functional.multi_margin_loss(model(batch[0]), batch[1])
+
+
+def figures(model: nn.Module, batches: Iterable[list[torch.Tensor]]) -> dict[str, float]:
+    """Return how many images there were, and a figure that is no mean of batches."""
+    answers = torch.cat([model(pixels) for pixels, _ in batches])
+    return {"images": len(answers), "spread": answers.std()}
+
+
 RUNS: dict[str, dict[str, Any]] = {
     "sofm": {"layers": ["one", "two"], "teacher": "original"},
     "reinit": {"criterion": "taylor", "ratio": 0.3, "layers": ["two"]},
     "channel-regeneration": {"every": 1},
     "filter-grafting": {"every": 1},
+    "weight-evolution": {"loss": loss, "metric": figures},
 }
 
 
@@ -57,7 +71,7 @@ def run_all() -> dict[str, Any]:
             val=loader(images(11, 2)),
             calibration=loader(images(29, 1)),
             epochs=2,
-            tuning=TuningConfig(lr=0.05, smoothing=0.1, clip_grad=2.0),
+            tuning=TuningConfig(lr=0.05, smoothing=0.0 if "loss" in options else 0.1, clip_grad=2.0),
             accelerator=accelerator,
             example_input=torch.zeros(2, 1, 8, 8, dtype=torch.float64),
             partner=networks.get("partner"),
@@ -71,7 +85,7 @@ def run_all() -> dict[str, Any]:
             },
             "edits": [dict(row) for row in record.edits],
             "stages": [(stage.name, stage.top1, stage.top5, stage.agreement) for stage in record.stages],
-            "numbers": [(stage.loss, stage.drift) for stage in record.stages],
+            "numbers": [(stage.loss, stage.drift, dict(stage.metrics)) for stage in record.stages],
             "training": [(epoch["train_loss"], epoch["loss"], epoch["lr"]) for epoch in record.epochs],
         }
     return results
