@@ -166,6 +166,7 @@ def command(
         seed=seed,
         batch_size=values["batch_size"],
         workers=values["workers"],
+        device_data=values["device_data"],
         weights=weights,
         recipe=recipe_of(ctx, {**values, "teacher": teacher}),
         plan=stored,

@@ -73,6 +73,7 @@ def command(
         seed=seed,
         batch_size=values["batch_size"],
         workers=values["workers"],
+        device_data=values["device_data"],
         weights=weights,
         recipe=recipe_of(click.get_current_context(), {}),
     )

@@ -104,6 +104,13 @@ device_options = combined(
         show_default=True,
         help="Lay weights and images out channels-last; auto does on GPUs.",
     ),
+    click.option(
+        "--device-data",
+        type=click.Choice(["auto", "yes", "no"]),
+        default="auto",
+        show_default=True,
+        help="Decode a small data set once, and vary it on the device; auto does on GPUs.",
+    ),
     click.option("--compile", is_flag=True, help="Train through torch.compile, where there is a compiler."),
 )
 

@@ -97,13 +97,19 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         """
         epoch, place = item if isinstance(item, tuple) else (0, item)
         index = int(self.indices[place])
-        image = self._decoded(index)
+        image = self.decoded(place)
         if self.seed is None:
             return self.transform(image), int(self.images.labels[index])
         with _seeded(self.seed, epoch, index):
             return self.transform(image), int(self.images.labels[index])
 
-    def _decoded(self, index: int) -> Image:
+    def decoded(self, place: int) -> Image:
+        """One image before its transform.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        index = int(self.indices[place])
         try:
             return self.images.read(index).convert(self.mode)
         except _BROKEN as error:

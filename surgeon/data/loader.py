@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
 
 from surgeon.data.images import ImageTensors
+from surgeon.data.on_device import DeviceImages
 from surgeon.data.sampling import EpochSampler
 from surgeon.data.streams import ImageStream
 
@@ -23,6 +24,8 @@ def make_loader(
 ) -> DataLoader[Any]:
     """A loader whose batches depend on the data and the seed alone, not on the number of workers.
 
+    Images that lie on the device are fetched there, batch by batch, without workers.
+
     Args:
         dataset: of `open_data`, or any other.
         batch_size: images a batch.
@@ -35,6 +38,9 @@ def make_loader(
     Returns:
         A loader of `(images, labels)`: float32 [B, C, H, W] and int64 [B].
     """
+    on_device = isinstance(dataset, DeviceImages)
+    if on_device:
+        workers, pin_memory = 0, False
     if isinstance(dataset, ImageStream):
         dataset.prepare(workers)
     return DataLoader(
@@ -44,13 +50,19 @@ def make_loader(
         num_workers=workers,
         drop_last=drop_last,
         pin_memory=pin_memory,
+        collate_fn=_whole if on_device else None,
         persistent_workers=workers > 0,
         generator=torch.Generator().manual_seed(seed),
     )
 
 
+def _whole(batch: Any) -> Any:
+    """Batches that are fetched whole need no collating."""
+    return batch
+
+
 def _sampler(dataset: Dataset[Any], shuffle: bool, seed: int) -> Sampler[Any] | None:
-    if isinstance(dataset, ImageTensors):
+    if isinstance(dataset, (ImageTensors, DeviceImages)):
         return EpochSampler(len(dataset), seed=seed, shuffle=shuffle)
     if shuffle and isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset):
         return RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))

@@ -1,6 +1,7 @@
 """From an image to a normalized tensor: as it is for evaluation, varied for training."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from PIL.Image import Image
@@ -19,6 +20,27 @@ SMALL_SIDE = 64
 PADDED_SHARE = 8
 
 
+@dataclass(frozen=True)
+class Pixels:
+    """What a transform does, in parts of which a device can do all but the first with whole batches of pixels.
+
+    Args:
+        fit: makes an image the network's size.
+        size: height and width of that.
+        padding: black pixels around the image, within which a crop of its size is taken at random.
+        flip: how likely the image is mirrored, in [0, 1].
+        mean: of every channel, for pixels in [0, 1]; it is subtracted.
+        std: of every channel; what is left is divided by it.
+    """
+
+    fit: Callable[[Image], Image]
+    size: tuple[int, int]
+    padding: int
+    flip: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class _Evaluation:
     """timm's evaluation transform, but nothing of an image is lost that has the network's size already."""
 
@@ -27,8 +49,28 @@ class _Evaluation:
         self.whole = _timm_evaluation(config, crop_pct=1.0)
         self.cropped = _timm_evaluation(config, crop_pct=config.crop_pct)
 
+        self.pixels = Pixels(self.fit, config.input_size[1:], 0, 0.0, config.mean, config.std)
+
     def __call__(self, image: Image) -> Tensor:
-        return self.whole(image) if image.size == self.size else self.cropped(image)
+        return self._chosen(image)(image)
+
+    def fit(self, image: Image) -> Image:
+        """The image at the network's size, not yet a tensor."""
+        # The last two steps make a tensor and normalize it.
+        return transforms.Compose(self._chosen(image).transforms[:-2])(image)
+
+    def _chosen(self, image: Image) -> transforms.Compose:
+        return self.whole if image.size == self.size else self.cropped
+
+
+class _Shifted(transforms.Compose):
+    """A crop at random after padding and a flip, and nothing else, of which a device can do all but the resizing."""
+
+    def __init__(self, steps: list[Any], config: ImageConfig, flip: bool) -> None:
+        super().__init__(steps)
+        size = config.input_size[1:]
+        fit = transforms.Compose(_fitting(config))
+        self.pixels = Pixels(fit, size, min(size) // PADDED_SHARE, 0.5 if flip else 0.0, config.mean, config.std)
 
 
 def evaluation_transform(config: ImageConfig) -> Transform:
@@ -80,8 +122,8 @@ def training_transform(
             f"timm knows no augmentation policy {auto_augment!r}{f': {error}' if str(error) else ''}.",
             "Give one such as rand-m9-mstd0.5, augmix-m3-w3, 3a or original.",
         ) from error
-    steps = _shifted(config, flip) if small else cropped.transforms
-    return transforms.Compose([*steps, *varied.transforms, *normalized.transforms])
+    steps = [*(_shifts(config, flip) if small else cropped.transforms), *varied.transforms, *normalized.transforms]
+    return _Shifted(steps, config, flip) if small and not auto_augment and not erasing else transforms.Compose(steps)
 
 
 def is_small(config: ImageConfig, small: bool) -> bool:
@@ -89,14 +131,18 @@ def is_small(config: ImageConfig, small: bool) -> bool:
     return small or max(config.input_size[1:]) <= SMALL_SIDE
 
 
-def _shifted(config: ImageConfig, flip: bool) -> list[Callable[[Image], Image]]:
+def _shifts(config: ImageConfig, flip: bool) -> list[Callable[[Image], Image]]:
     size = config.input_size[1:]
-    steps = [
+    steps = [*_fitting(config), transforms.RandomCrop(size, padding=min(size) // PADDED_SHARE)]
+    return [*steps, transforms.RandomHorizontalFlip()] if flip else steps
+
+
+def _fitting(config: ImageConfig) -> list[Callable[[Image], Image]]:
+    size = config.input_size[1:]
+    return [
         transforms.Resize(min(size), interpolation=str_to_interp_mode(config.interpolation)),
         transforms.CenterCrop(size),
-        transforms.RandomCrop(size, padding=min(size) // PADDED_SHARE),
     ]
-    return [*steps, transforms.RandomHorizontalFlip()] if flip else steps
 
 
 def _timm_evaluation(config: ImageConfig, crop_pct: float) -> transforms.Compose:

@@ -26,6 +26,7 @@ from surgeon.operate.stored_plan import StoredPlan
 from surgeon.processes import count
 from surgeon.progress import Track
 from surgeon.tuning import TuningConfig
+from surgeon.tuning.config import Switch
 from surgeon.tuning.evaluate import count_images
 from surgeon.tuning.freeze import frozen_names
 from surgeon.tuning.mixing import check_mixable
@@ -59,6 +60,8 @@ class Job:
         seed: seed of everything random.
         batch_size: images a batch.
         workers: processes that read images.
+        device_data: keep the decoded images on the device: "yes", "no", or "auto", which is on GPUs where they are few
+            and varied in a way that the device knows.
         weights: the key of the weights to take where the checkpoint holds several, or None.
         recipe: the options of the command line that ask for this job, by name; it goes into the record.
         plan: a plan to carry out in place of one of `method`, whose name and options are the plan's; or None.
@@ -83,6 +86,7 @@ class Job:
     seed: int
     batch_size: int
     workers: int
+    device_data: Switch = "auto"
     weights: str | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     plan: StoredPlan | None = None

@@ -12,6 +12,7 @@ from surgeon.checkpoint import save, write_text
 from surgeon.edit.plan import Plan
 from surgeon.errors import OptionError, PlanError
 from surgeon.operate.apply import apply
+from surgeon.operate.device_images import placed_images
 from surgeon.operate.finetune import finetune
 from surgeon.operate.inputs import Say
 from surgeon.operate.job import Job, Opened, loader, open_job, training_loader
@@ -78,7 +79,8 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
     """
     accelerator = make_accelerator(job.tuning.mixed_precision, accumulate=job.tuning.accumulate)
     opened = open_job(job, track, say)
-    model, data = opened.model, opened.data
+    model = opened.model
+    data = None if opened.data is None else placed_images(job, opened.data, accelerator.device, say)
     best: list[tuple[int, dict[str, torch.Tensor]]] = []
 
     def finished(stage: Stage) -> None:

@@ -79,3 +79,17 @@ def test_frozen_stages_keep_every_bit(monkeypatch: pytest.MonkeyPatch, tiny: Pat
     assert "fc.weight" not in kept
     tuning = json.loads(result.with_suffix(".json").read_text())["tuning"]
     assert (tuning["freeze"], tuning["layer_decay"]) == (["layer1", "*bn1"], 0.5)
+
+
+def test_images_on_the_device_train_and_replay_and_are_refused_where_they_cannot_be_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    there = ["--device-data", "yes"]
+    assert call(monkeypatch, "apply", tiny, *REGENERATE, *there, "--aa", "rand-m5") == 1
+    assert "cannot lie on the device" in capsys.readouterr().err
+    results = [tiny.with_name(f"{name}.safetensors") for name in ("one", "two")]
+    assert call(monkeypatch, "apply", tiny, *REGENERATE, *there, "-o", results[0]) == 0
+    assert "stay on the device (cpu)" in capsys.readouterr().err
+    assert call(monkeypatch, "apply", tiny, "--recipe", results[0].with_suffix(".json"), "-o", results[1]) == 0
+    first, second = map(load_file, results)
+    assert all(torch.equal(first[key], second[key]) for key in first)
