@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from surgeon.cli.exemplar_options import data_free_tuning
 from surgeon.cli.options import (
     CHECKPOINT,
     arch_option,
@@ -32,7 +33,9 @@ from surgeon.cli.tuning_options import tuning_config, tuning_options
 @recipe_option
 @tensorboard_option
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     checkpoint: Path,
     arch: str | None,
     weights: str | None,
@@ -53,8 +56,11 @@ def command(
     \b
     surgeon finetune resnet50.safetensors --data IMAGES --epochs 3
     """
+    from surgeon.data.synthetic import is_synthetic
     from surgeon.operate.job import Job
 
+    if values["data"] is not None and is_synthetic(values["data"]):
+        teacher = data_free_tuning(ctx, values, teacher)
     job = Job(
         checkpoint=checkpoint,
         method=None,
@@ -75,6 +81,6 @@ def command(
         workers=values["workers"],
         device_data=values["device_data"],
         weights=weights,
-        recipe=recipe_of(click.get_current_context(), {}),
+        recipe=recipe_of(ctx, {**values, "teacher": teacher}),
     )
     run_and_show(job, as_json=as_json, tensorboard=tensorboard)

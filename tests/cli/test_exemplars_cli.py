@@ -81,6 +81,26 @@ def test_exemplars_are_used_again_with_the_same_result(
     assert "not accuracy" in capsys.readouterr().err
 
 
+def test_finetune_goes_on_from_the_result_with_and_without_real_images(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path
+) -> None:
+    assert call(monkeypatch, "apply", tiny, *QUICK, *FEW, "-o", tmp_path / "a.safetensors") == 0
+    tuning = ["finetune", tmp_path / "a.safetensors", "--arch", "test_resnet", *SIZE, "--epochs", "1", "--workers", "0"]
+    data = {"real": "digits", "made": f"exemplars:{tmp_path}/a.exemplars.safetensors"}
+    records = {}
+    for name, spec in data.items():
+        output = tmp_path / f"{name}.safetensors"
+        assert call(monkeypatch, *tuning, "--data", spec, "--limit", "30", "-o", output) == 0
+        records[name] = json.loads(output.with_suffix(".json").read_text())
+    assert records["real"]["data"] == {"name": "digits", "kind": "images"}
+    assert records["real"]["tuning"]["teacher_weight"] == 0.5
+    assert records["real"]["stages"][-1]["top1"] is not None
+    assert records["made"]["data"]["kind"] == "exemplars"
+    assert records["made"]["tuning"]["teacher_weight"] == 1
+    assert records["made"]["stages"][-1]["top1"] is None
+    assert "was synthesized from another checkpoint" in capsys.readouterr().err
+
+
 def test_its_record_replays_to_the_bit(monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path) -> None:
     assert call(monkeypatch, "apply", tiny, *QUICK, *FEW, "--save-exemplars", tmp_path / "p") == 0
     record = tiny.with_name("test_resnet-sofm.json")
