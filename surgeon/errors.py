@@ -35,6 +35,10 @@ class OptionError(SurgeonError):
     """A method, or one of its options, is unknown or has a value out of range."""
 
 
+class DivergenceError(OptionError):
+    """The loss or a weight became NaN or infinite during training."""
+
+
 class PlanError(SurgeonError):
     """A plan does not fit the network that it is executed on."""
 

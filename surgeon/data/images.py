@@ -67,7 +67,12 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         channels: 3 for colour, 1 for gray.
         transform: from an image to a tensor.
         seed: of the transform's random choices, together with epoch and index; None for a transform that makes none.
+
+    Attributes:
+        keeps_to_itself: reading an item draws from no generator but its own, so that items may be left out.
     """
+
+    keeps_to_itself = True
 
     def __init__(
         self, images: LabelledImages, indices: Tensor, channels: int, transform: Transform, seed: int | None = None

@@ -1,7 +1,7 @@
 """The second network of a method that mixes two, which may train along."""
 
 import dataclasses
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from surgeon.operate.inputs import Subject, measured_inputs
 from surgeon.operate.moments import forget
 from surgeon.operate.several import agreed, placed
 from surgeon.progress import Track, Training
-from surgeon.tuning import BatchLoss, TuningConfig, train_by_epochs
+from surgeon.tuning import BatchLoss, EpochByEpoch, TuningConfig
 
 SEED_SHIFT = 1
 """The partner sees the images in another order: two networks that learn the same have nothing to give each other."""
@@ -46,12 +46,12 @@ class Partner:
     ) -> None:
         self._model = placed(model, accelerator)
         self._subject = subject
-        self._epochs: Generator[int] | None = None
+        self._epochs: EpochByEpoch | None = None
         self._pending: Plan | None = None
         self._started = False
         if getattr(subject.config, "every", None) and train is not None and tuning.epochs:
             settings = dataclasses.replace(tuning, seed=tuning.seed + SEED_SHIFT)
-            self._epochs = train_by_epochs(
+            self._epochs = EpochByEpoch(
                 model,
                 train,
                 settings,

@@ -1,27 +1,33 @@
 """Fine-tuning and evaluation."""
 
 from surgeon.tuning.accelerator import make_accelerator
+from surgeon.tuning.by_epochs import EpochByEpoch
 from surgeon.tuning.config import MIXED_PRECISIONS, MixedPrecision, TuningConfig
 from surgeon.tuning.distill import Objective, soft_target_loss
 from surgeon.tuning.evaluate import Scores, compare_logits, evaluate, logits
 from surgeon.tuning.figures import Metric, mean_loss, score_by
-from surgeon.tuning.loop import BatchLoss, BetweenEpochs, OnEpoch, train_by_epochs, tune
+from surgeon.tuning.loop import OnEpoch, tune
 from surgeon.tuning.optimizer import clear_moments, create_optimizer
 from surgeon.tuning.records import EpochRecord, Metrics, Score, Tuned
+from surgeon.tuning.run import BatchLoss, BetweenEpochs
 from surgeon.tuning.schedule import create_schedule
+from surgeon.tuning.state import Saving, State
 
 __all__ = [
     "MIXED_PRECISIONS",
     "BatchLoss",
     "BetweenEpochs",
+    "EpochByEpoch",
     "EpochRecord",
     "Metric",
     "Metrics",
     "MixedPrecision",
     "Objective",
     "OnEpoch",
+    "Saving",
     "Score",
     "Scores",
+    "State",
     "Tuned",
     "TuningConfig",
     "clear_moments",
@@ -34,6 +40,5 @@ __all__ = [
     "mean_loss",
     "score_by",
     "soft_target_loss",
-    "train_by_epochs",
     "tune",
 ]

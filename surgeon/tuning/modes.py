@@ -1,11 +1,8 @@
-"""States of a network that are changed for a while and put back: training mode, gradients, random numbers."""
+"""States of a network that are changed for a while and put back: training mode, and what has a gradient."""
 
-import random
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-import numpy as np
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -82,28 +79,3 @@ def _batch_norm_is_frozen(path: str, module: _BatchNorm, frozen: Collection[str]
 def has_batch_norm(model: nn.Module) -> bool:
     """Tell whether a network has layers that normalize by the statistics of a batch."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())
-
-
-def derived_seed(*numbers: int) -> int:
-    """Mix a seed with the numbers of an epoch, a process, … into another seed, in 0..2³²-1."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the random numbers of dropout and augmentation, which take no generator, and put their state back after.
-
-    Args:
-        seed: in 0..2³²-1.
-        device: the device whose random numbers are seeded beside those of the CPU.
-    """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)

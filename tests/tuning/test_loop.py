@@ -6,48 +6,21 @@ import random
 import numpy
 import pytest
 import torch
+from pieces import images, network, same_bits, shuffled
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from surgeon.errors import DataError, OptionError
 from surgeon.tuning import (
+    EpochByEpoch,
     Metrics,
     Tuned,
     TuningConfig,
     clear_moments,
     evaluate,
     make_accelerator,
-    train_by_epochs,
     tune,
 )
-
-
-def network(dropout: float = 0.0) -> nn.Sequential:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(
-            nn.Conv2d(1, 4, 3, bias=False),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Conv2d(4, 4, 3),
-            nn.BatchNorm2d(4),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(4, 3),
-        )
-
-
-def images(count: int = 24) -> TensorDataset:
-    """Noise of three levels of brightness, one a class."""
-    generator = torch.Generator().manual_seed(3)
-    labels = torch.arange(count) % 3
-    return TensorDataset(torch.randn(count, 1, 6, 6, generator=generator) + labels[:, None, None, None], labels)
-
-
-def shuffled(dataset: Dataset, batch_size: int = 8, seed: int = 0) -> DataLoader:
-    generator = torch.Generator().manual_seed(seed)
-    return DataLoader(dataset, batch_size=batch_size, shuffle=True, generator=generator)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +37,6 @@ def fit(accelerator):
         return tune(model, train, val, config, accelerator=accelerator, **options)
 
     return run
-
-
-def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -250,7 +219,7 @@ def test_patterns_freeze_like_names(fit, accelerator, by_epochs):
     before = snapshot(model)
     config = TuningConfig(epochs=2, lr=0.1, weight_decay=0.1, freeze=("0", "1", "8.bias"))
     if by_epochs:
-        list(train_by_epochs(model, shuffled(images()), config, accelerator=accelerator))
+        list(EpochByEpoch(model, shuffled(images()), config, accelerator=accelerator))
     else:
         fit(model, config)
     kept = {key for key, value in model.state_dict().items() if torch.equal(value, before[key])}
@@ -425,7 +394,7 @@ def test_epoch_by_epoch_gives_the_same_bits(fit, accelerator):
     whole, stepwise = network(dropout=0.5), network(dropout=0.5)
     called = []
     fit(whole, config)
-    epochs = train_by_epochs(
+    epochs = EpochByEpoch(
         stepwise, shuffled(images()), config, accelerator=accelerator, between_epochs=lambda e, o: called.append(e)
     )
     assert list(epochs) == [0, 1, 2]
@@ -435,7 +404,7 @@ def test_epoch_by_epoch_gives_the_same_bits(fit, accelerator):
 
 def test_a_training_that_is_closed_early_puts_the_modes_back(accelerator):
     model = network().eval()
-    epochs = train_by_epochs(model, shuffled(images()), TuningConfig(epochs=3), accelerator=accelerator)
+    epochs = EpochByEpoch(model, shuffled(images()), TuningConfig(epochs=3), accelerator=accelerator)
     next(epochs)
     assert model.training
     epochs.close()
@@ -495,7 +464,7 @@ def test_the_losses_of_stepwise_training_may_be_ones_own(accelerator):
     model = line()
     config = TuningConfig(epochs=2, lr=0.002)
     assert list(
-        train_by_epochs(model, DataLoader(Pairs(), 2), config, accelerator=accelerator, objective=squared_error)
+        EpochByEpoch(model, DataLoader(Pairs(), 2), config, accelerator=accelerator, objective=squared_error)
     ) == [0, 1]
     assert 0 < model.weight.item() < 2
 

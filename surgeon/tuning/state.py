@@ -1,0 +1,173 @@
+"""The state of a fine-tuning: everything that decides how it goes on, as plain values and tensors."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from surgeon.errors import CheckpointError, DivergenceError
+from surgeon.processes import everyones, index
+from surgeon.tuning.generators import generator_states, set_generators
+from surgeon.tuning.position import place_of, put_back
+from surgeon.tuning.records import EpochRecord
+from surgeon.tuning.run import Epoch, Run
+
+State = dict[str, Any]
+"""Mappings, lists, tuples, text, numbers and tensors."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When a run hands out its state, and to whom.
+
+    Args:
+        write: takes a state, whose tensors are those that are trained: it copies what it wants to keep.
+        every: updates of the weights between two states within an epoch; None for none there.
+    """
+
+    write: Callable[[State], None]
+    every: int | None = None
+
+    def due(self, updates: int) -> bool:
+        """Tell whether a state within an epoch is due after so many updates."""
+        return self.every is not None and updates % self.every == 0
+
+    def save(self, run: Run, epoch: Epoch | None = None) -> None:
+        """Hand the state out, unless the network is spoilt.
+
+        Args:
+            run: the run; all processes call this together.
+            epoch: how far the present epoch has come; None between epochs.
+
+        Raises:
+            DivergenceError: a weight is NaN or infinite.
+        """
+        _check_weights(run)
+        self.write(run_state(run, epoch))
+
+
+def run_state(run: Run, epoch: Epoch | None = None) -> State:
+    """Return everything that decides how a run goes on; see `Saving.save`."""
+    inner = run.optimizer.optimizer
+    now = generator_states(run.accelerator.device)
+    return {
+        "model": _tensors(run.module),
+        "ema": None if run.ema is None else {"model": _tensors(run.ema.module), "updates": run.ema.updates},
+        "optimizer": inner.state_dict(),
+        "optimizer_generators": [generator.get_state() for generator in _generators_of(inner)],
+        "scaler": None if run.accelerator.scaler is None else run.accelerator.scaler.state_dict(),
+        "updates": run.updates,
+        "epochs": [dataclasses.asdict(record) for record in run.epochs],
+        "best": {"epoch": run.best_epoch, "rank": run.best_rank, "state": run.best_state},
+        "order": place_of(run.train_loader),
+        "outside": everyones(now if epoch is None else run.outside),
+        "epoch": None if epoch is None else everyones({**vars(epoch), "generators": now}),
+    }
+
+
+def restore(run: Run, state: State) -> Epoch | None:
+    """Put a run that was just prepared into a state.
+
+    Args:
+        run: of the same network, options and images.
+        state: of `run_state`.
+
+    Returns:
+        The epoch that it was in, or None where it was between two.
+
+    Raises:
+        CheckpointError: the state is not one of this run.
+    """
+    try:
+        return _restored(run, state)
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            "The state does not fit the run that it is meant for.", "Begin anew, without the state."
+        ) from error
+
+
+def _restored(run: Run, state: State) -> Epoch | None:
+    restore_tensors(run.module, state["model"])
+    if run.ema is not None:
+        restore_tensors(run.ema.module, state["ema"]["model"])
+        run.ema.updates = int(state["ema"]["updates"])
+    inner = run.optimizer.optimizer
+    inner.load_state_dict(state["optimizer"])
+    _keep_kinds(inner, state["optimizer"])
+    for generator, saved in zip(_generators_of(inner), state["optimizer_generators"], strict=True):
+        generator.set_state(saved)
+    if run.accelerator.scaler is not None:
+        run.accelerator.scaler.load_state_dict(state["scaler"])
+    run.updates = int(state["updates"])
+    run.epochs = [EpochRecord(**record) for record in state["epochs"]]
+    best = state["best"]
+    run.best_epoch, run.best_rank, run.best_state = int(best["epoch"]), float(best["rank"]), best["state"]
+    put_back(run.train_loader, state["order"])
+    set_generators(state["outside"][index()], run.accelerator.device)
+    epoch = state["epoch"]
+    if epoch is None:
+        return None
+    return Epoch(**epoch[index()])
+
+
+def restore_tensors(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Copy a network's tensors, as a state holds them, back into it.
+
+    Raises:
+        ValueError: they are not those of this network.
+    """
+    own = _tensors(module)
+    if own.keys() != saved.keys():
+        raise ValueError("the tensors have other names")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if tensor.shape != saved[name].shape or tensor.dtype != saved[name].dtype:
+                raise ValueError(f"{name} has another shape or dtype")
+            values = saved[name].to(tensor.device)
+            # What never changes may share its memory between numbers, and could not be written to.
+            if not torch.equal(tensor, values):
+                tensor.copy_(values)
+
+
+def diverged(run: Run, epoch: int, loss: float, batch: int, lr: float) -> DivergenceError:
+    """Return the error that stops a run whose loss is no number any more."""
+    return DivergenceError(
+        f"The training loss became {loss} in epoch {epoch + 1} of {run.config.epochs}, at batch {batch}.",
+        f"Lower the learning rate (it was {lr:g} there, and {run.config.lr:g} at first), or clip the gradient.",
+    )
+
+
+def _check_weights(run: Run) -> None:
+    weights = [parameter.detach() for parameter in run.module.parameters() if parameter.requires_grad]
+    if not bool(torch.stack([weight.isfinite().all() for weight in weights]).all()):
+        raise DivergenceError(
+            f"A weight became NaN or infinite after {run.updates} updates.",
+            f"Lower the learning rate (it is {run.lr:g}, and was {run.config.lr:g} at first), or clip the gradient.",
+        )
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, those that a state dict leaves out included."""
+    both = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    return {name: tensor.detach() for name, tensor in both}
+
+
+def _generators_of(optimizer: Optimizer) -> Iterator[torch.Generator]:
+    """Return the generators that an optimizer keeps beside its state dict (Adahessian's)."""
+    for holder in (optimizer, getattr(optimizer, "_base_optimizer", None)):
+        yield from (value for value in vars(holder or object).values() if isinstance(value, torch.Generator))
+
+
+def _keep_kinds(optimizer: Optimizer, saved: State) -> None:
+    """Give the optimizer's tensors their own kinds of numbers: loading gives many of them that of the weights."""
+    inner = getattr(optimizer, "_base_optimizer", optimizer)
+    parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
+    for place, memory in saved["state"].items():
+        own = inner.state[parameters[place]]
+        for name, value in memory.items():
+            if isinstance(value, Tensor) and own[name].dtype != value.dtype:
+                own[name] = value.to(own[name].device)
