@@ -169,6 +169,8 @@ def command(
         device_data=values["device_data"],
         weights=weights,
         recipe=recipe_of(ctx, {**values, "teacher": teacher}),
+        save_every=values["save_every"],
+        restart=values["restart"],
         plan=stored,
         plan_output=save_plan,
         exemplars=exemplar_job(values, seed) if values["data"] is None else None,

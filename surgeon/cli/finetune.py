@@ -82,5 +82,7 @@ def command(
         device_data=values["device_data"],
         weights=weights,
         recipe=recipe_of(ctx, {**values, "teacher": teacher}),
+        save_every=values["save_every"],
+        restart=values["restart"],
     )
     run_and_show(job, as_json=as_json, tensorboard=tensorboard)

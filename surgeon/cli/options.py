@@ -51,6 +51,13 @@ layers_option = click.option(
 output_options = combined(
     click.option("-o", "--output", type=CHECKPOINT, help="The result; <stem>-<what was done>.safetensors by default."),
     click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
+    click.option(
+        "--save-every",
+        type=click.IntRange(1),
+        metavar="STEPS",
+        help="Keep the run's state every so many updates too, not only every epoch.",
+    ),
+    click.option("--restart", is_flag=True, help="Begin anew where an interrupted run could be continued."),
 )
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 

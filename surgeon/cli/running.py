@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +55,13 @@ def run_and_show(job: Job, *, as_json: bool, tensorboard: Path | None) -> None:
             if events is not None:
                 events.epoch(record)
 
-        record = run_job(job, track=view.track, on_stage=on_stage, on_epoch=on_epoch, say=render.say)
+        try:
+            record = run_job(job, track=view.track, on_stage=on_stage, on_epoch=on_epoch, say=render.say)
+        except KeyboardInterrupt:
+            if job.states is not None and job.states.holds_state:
+                render.say(f"The run's state is kept in {job.states.path}. The same command continues it:")
+                render.say(shlex.join(["surgeon", *sys.argv[1:]]))
+            raise
     render.record_table(record, to_stderr=as_json)
     if as_json:
         render.echo(record.to_json().rstrip())

@@ -1,5 +1,6 @@
 """Batches of images."""
 
+import signal
 from collections.abc import Sized
 from typing import Any
 
@@ -52,6 +53,7 @@ def make_loader(
         pin_memory=pin_memory,
         collate_fn=_whole if on_device else None,
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_interrupts if workers else None,
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -67,3 +69,9 @@ def _sampler(dataset: Dataset[Any], shuffle: bool, seed: int) -> Sampler[Any] | 
     if shuffle and isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset):
         return RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))
     return None
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Leave it to the main process to obey Ctrl-C, which reaches its workers too: it may need one more batch."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

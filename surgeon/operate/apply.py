@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -17,8 +17,10 @@ from surgeon.edit.plan import Plan
 from surgeon.methods import make_config
 from surgeon.operate.course import Course, left_alone, round_seed
 from surgeon.operate.inputs import Batches, Say, Subject, find_method, rounds
+from surgeon.operate.keeping import open_keeper, restored_course, run_digest, taken
 from surgeon.operate.operation import Operation, operate, repeated
 from surgeon.operate.partner import Partner
+from surgeon.operate.position import Position, keep_operation, restored_position
 from surgeon.operate.record import Record
 from surgeon.operate.replay import replayed
 from surgeon.operate.several import placed
@@ -66,6 +68,9 @@ def apply(
     on_stage: OnStage = lambda stage: None,
     on_epoch: OnEpoch = lambda record: None,
     on_best: OnBest = lambda epoch, state: None,
+    state: Path | None = None,
+    save_every: int | None = None,
+    identity: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Record:
     """Apply a method to a network in place, fine-tune it, and return the record.
@@ -111,10 +116,16 @@ def apply(
         on_stage: called with the figures of every finished stage.
         on_epoch: called with the figures of every epoch.
         on_best: called after fine-tuning with the number and the weights of the best epoch, where it is not the last.
+        state: a folder that keeps the state of the run after every epoch of fine-tuning. The same call with the same
+            folder goes on from there if this one did not come to its end, and on a CPU ends with bitwise the same
+            weights as if it had. The folder is left to whoever gave it.
+        save_every: updates of the weights between two states within an epoch; None for none there.
+        identity: what else tells this run from others, such as the names of its images.
         options: the method's options.
 
     Raises:
         SurgeonError: as for `plan`, and as for `tune`.
+        OutputError: the folder keeps the state of another run, or cannot be written to.
     """
     if plan is None:
         chosen = find_method(method)
@@ -129,21 +140,48 @@ def apply(
     plans = rounds(chosen, graph, layers) if plan is None else (plan.targets,)
     placed(model, accelerator)
     teaching = find_teacher(model, teacher)
-    images = task.measured(calibration if calibration is not None else train)
+    measured = calibration if calibration is not None else train
+    images = task.measured(measured)
     subject = Subject(model, chosen, config, graph, images, accelerator.device, track, say)
     start = time.perf_counter()
+    keeper = open_keeper(
+        state,
+        lambda: run_digest(
+            model,
+            settings,
+            accelerator,
+            train,
+            teacher=teaching,
+            partner=partner,
+            plan=plan,
+            others={
+                "method": chosen.name,
+                "options": vars(config),
+                "targets": plans,
+                "recalibrate": recalibrate,
+                "identity": identity,
+            },
+        ),
+        save_every,
+        say,
+    )
     gauge = make_gauge(model, task, val, images, accelerator, track)
-    course = Course()
+    course = restored_course(taken(keeper, "course"), graph)
     with contextlib.ExitStack() as stack:
         second = None
         if partner is not None and chosen.needs_partner:
-            second = stack.enter_context(closing(Partner(partner, subject, train, settings, accelerator, loss)))
+            second = Partner(partner, subject, train, settings, accelerator, loss, taken(keeper, "partner"))
+            stack.callback(second.close)
         work = Work(
             model, task, accelerator, train, val, settings, teaching, synthetic, seed, gauge, track, on_stage, on_epoch,
-            on_best,
+            on_best, keeper,
         )  # fmt: skip
-        finish(work, course, "original", None, start)
-        _run(Operation(work, subject, second, recalibrate), course, plans)
+        if not course.stages:
+            finish(work, course, "original", None, start)
+        operation = Operation(work, subject, second, recalibrate)
+        if keeper is not None:
+            keep_operation(keeper, operation, course, measured)
+        _run(operation, course, plans)
         return make_record(
             work,
             course,
@@ -158,10 +196,17 @@ def _run(operation: Operation, course: Course, plans: Sequence[tuple[str, ...]])
     """Operate on every round's targets and fine-tune, with everything before them frozen."""
     work, graph = operation.work, operation.subject.graph
     parameters = {name for name, _ in work.model.named_parameters()}
-    frozen: frozenset[str] = frozenset()
-    for place, targets in enumerate(plans):
-        alone = left_alone(graph, plans[:place], targets, course)
-        one = Round(targets, round_seed(work.seed, place), alone, frozen)
-        if operate(operation, course, one):
+    kept = taken(work.keeper, "round")
+    position = Position(graph) if kept is None else restored_position(kept, graph)
+    for number in range(position.place, len(plans)):
+        targets = plans[number]
+        if kept is None:
+            alone = left_alone(graph, plans[:number], targets, course)
+            position = Position(graph, number, position.last, alone)
+        one = Round(targets, round_seed(work.seed, number), position.left_alone, position.frozen(plans))
+        if work.keeper is not None:
+            work.keeper.parts["round"] = position.state
+        if kept is not None or operate(operation, course, one):
             fine_tune(work, course, one.label, parameters.intersection(one.frozen), repeated(operation, course, one))
-            frozen = frozenset(key for name in targets for key in graph.outputs.tensors_before(name))
+            position = dataclasses.replace(position, last=number)
+        kept = None

@@ -138,11 +138,13 @@ def make_exemplars(
 
 
 def _keep(job: "Job", wanted: ExemplarJob, made: Exemplars, say: Say) -> None:
-    file = job.exemplar_file
-    save_exemplars(file, made, job.overwrite)
+    file, replace = job.exemplar_file, job.may_replace(job.exemplar_file)
+    if job.states is not None:
+        job.states.announce(file, *(() if wanted.pictures is None else (wanted.pictures,)))
+    save_exemplars(file, made, replace)
     say(f"The exemplars are kept in {file}; --data exemplars:{file} uses them again.")
     if wanted.pictures is not None:
-        save_pictures(wanted.pictures, made, job.overwrite)
+        save_pictures(wanted.pictures, made, replace)
 
 
 def _classes(model: nn.Module) -> int:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -10,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from surgeon.errors import OptionError
-from surgeon.operate.course import Course
-from surgeon.operate.inputs import Batches
+from surgeon.operate.inputs import Batches, Say
+from surgeon.operate.keeping import course_state, open_keeper, restored_course, run_digest, taken
 from surgeon.operate.record import Record
 from surgeon.operate.several import placed
 from surgeon.operate.task import Task
@@ -52,6 +53,10 @@ def finetune(
     on_stage: OnStage = lambda stage: None,
     on_epoch: OnEpoch = lambda record: None,
     on_best: OnBest = lambda epoch, state: None,
+    say: Say = lambda text: None,
+    state: Path | None = None,
+    save_every: int | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> Record:
     """Fine-tune a network in place, as `apply` does after an operation, and return the record.
 
@@ -78,6 +83,10 @@ def finetune(
         on_stage: called with the figures of every finished stage.
         on_epoch: called with the figures of every epoch.
         on_best: called at the end with the number and the weights of the best epoch, where it is not the last.
+        say: is told where the run goes on.
+        state: see `apply`, likewise the next two.
+        save_every: updates of the weights between two states within an epoch.
+        identity: what else tells this run from others.
 
     Returns:
         The record, with the stages `original` and `finetuned`, and `finetune` for the method.
@@ -92,13 +101,25 @@ def finetune(
     accelerator = accelerator or make_accelerator(settings.mixed_precision, accumulate=settings.accumulate)
     teaching = find_teacher(placed(model, accelerator), teacher)
     start = time.perf_counter()
+    keeper = open_keeper(
+        state,
+        lambda: run_digest(
+            model, settings, accelerator, train, teacher=teaching,
+            others={"method": NAME, "frozen": sorted(frozen), "identity": identity},
+        ),
+        save_every,
+        say,
+    )  # fmt: skip
     images = calibration if calibration is not None else train
     gauge = make_gauge(model, task, val, images, accelerator, track)
     work = Work(
         model, task, accelerator, train, val, settings, teaching, synthetic, seed, gauge, track, on_stage, on_epoch,
-        on_best,
+        on_best, keeper,
     )  # fmt: skip
-    course = Course()
-    finish(work, course, "original", None, start)
+    course = restored_course(taken(keeper, "course"))
+    if keeper is not None:
+        keeper.parts["course"] = lambda: course_state(course)
+    if not course.stages:
+        finish(work, course, "original", None, start)
     fine_tune(work, course, None, frozen)
     return make_record(work, course, NAME)

@@ -22,6 +22,7 @@ from surgeon.operate.images import check_input, trace_for_images
 from surgeon.operate.inputs import Say, find_method, num_outputs, rounds
 from surgeon.operate.replay import rehearse
 from surgeon.operate.several import batch_notes
+from surgeon.operate.states import StateFolder
 from surgeon.operate.stored_plan import StoredPlan
 from surgeon.processes import count
 from surgeon.progress import Track
@@ -67,6 +68,8 @@ class Job:
         plan: a plan to carry out in place of one of `method`, whose name and options are the plan's; or None.
         plan_output: where a dry run writes its plan, or None.
         exemplars: what is made from the checkpoint where images are needed and `images` is None; or None for nothing.
+        save_every: updates of the weights between two states of the run within an epoch; None for none there.
+        restart: begin anew, even where an interrupted run of the same job could be continued.
     """
 
     checkpoint: Path
@@ -92,6 +95,8 @@ class Job:
     plan: StoredPlan | None = None
     plan_output: Path | None = None
     exemplars: ExemplarJob | None = None
+    save_every: int | None = None
+    restart: bool = False
 
     @property
     def result(self) -> Path:
@@ -114,6 +119,17 @@ class Job:
     def exemplar_file(self) -> Path:
         """Where the exemplars go that are made for want of images."""
         return self.result.with_name(f"{self.result.stem}{EXEMPLARS_SUFFIX}")
+
+    @property
+    def states(self) -> StateFolder | None:
+        """What keeps the states of the run until it has ended; None where nothing is fine-tuned."""
+        if not self.has_images or not self.epochs:
+            return None
+        return StateFolder(self.result.with_name(f"{self.result.stem}.state"))
+
+    def may_replace(self, path: Path) -> bool:
+        """Tell whether an output may be replaced: it is allowed, or an interrupted run of this job has written it."""
+        return self.overwrite or (self.states is not None and self.states.announced(path))
 
     @property
     def has_images(self) -> bool:
@@ -208,11 +224,11 @@ def _check_outputs(job: Job) -> None:
     if job.plan is not None and job.plan.path.resolve() in (job.result.resolve(), job.best.resolve()):
         raise OutputError(f"The output {job.result} would replace the plan.", "Give another name with -o.")
     for path in (job.result, job.record, job.best):
-        refuse_existing(path, job.overwrite)
+        refuse_existing(path, job.may_replace(path))
     if job.exemplars is not None:
-        refuse_existing(job.exemplar_file, job.overwrite)
+        refuse_existing(job.exemplar_file, job.may_replace(job.exemplar_file))
         if job.exemplars.pictures is not None:
-            check_folder(job.exemplars.pictures, job.overwrite)
+            check_folder(job.exemplars.pictures, job.may_replace(job.exemplars.pictures))
     if job.plan_output is not None:
         _check_plan_output(job, job.plan_output)
 

@@ -12,12 +12,15 @@ from torch.utils.data import DataLoader
 
 from surgeon.edit.execute import execute
 from surgeon.edit.plan import Plan
+from surgeon.edit.plan_file import encode
+from surgeon.edit.plan_reader import decode
 from surgeon.errors import OptionError
 from surgeon.operate.inputs import Subject, measured_inputs
 from surgeon.operate.moments import forget
 from surgeon.operate.several import agreed, placed
 from surgeon.progress import Track, Training
-from surgeon.tuning import BatchLoss, EpochByEpoch, TuningConfig
+from surgeon.tuning import BatchLoss, EpochByEpoch, State, TuningConfig
+from surgeon.tuning.state import fitting_state, network_tensors, restore_network
 
 SEED_SHIFT = 1
 """The partner sees the images in another order: two networks that learn the same have nothing to give each other."""
@@ -33,6 +36,10 @@ class Partner:
         tuning: the options of training, the same for both but for the seed.
         accelerator: the first network's device, precision and gradient accumulation, which are the partner's too.
         objective: see `tune`; both networks learn the same.
+        state: what `state` returned in an earlier run with the same arguments, or None.
+
+    Raises:
+        CheckpointError: the state is not one of this partner.
     """
 
     def __init__(
@@ -43,14 +50,16 @@ class Partner:
         tuning: TuningConfig,
         accelerator: Accelerator,
         objective: BatchLoss | None,
+        state: State | None = None,
     ) -> None:
         self._model = placed(model, accelerator)
         self._subject = subject
         self._epochs: EpochByEpoch | None = None
         self._pending: Plan | None = None
-        self._started = False
         if getattr(subject.config, "every", None) and train is not None and tuning.epochs:
             settings = dataclasses.replace(tuning, seed=tuning.seed + SEED_SHIFT)
+            if state is not None:
+                self._restore(state)
             self._epochs = EpochByEpoch(
                 model,
                 train,
@@ -59,6 +68,7 @@ class Partner:
                 objective=objective,
                 between_epochs=self._carry_out,
                 track=_aside(subject.track),
+                state=None if state is None else state["training"],
             )
 
     @property
@@ -75,11 +85,10 @@ class Partner:
         """Train it for one epoch, after the operation that was planned for it."""
         if self._epochs is None:
             return
-        self._started = True
         try:
             next(self._epochs)
         except OptionError as error:
-            raise OptionError(f"Training the partner failed: {error.problem}", error.remedy) from error
+            raise type(error)(f"Training the partner failed: {error.problem}", error.remedy) from error
 
     def plan(self, targets: tuple[str, ...], seed: int, progress: float) -> None:
         """Plan the operation on it, with the other network as it is now for its partner."""
@@ -91,9 +100,29 @@ class Partner:
 
     def settle(self) -> None:
         """Carry out what was planned, or leave it to the next epoch if there is an optimizer with a memory of it."""
-        if self._pending is not None and not self._started:
+        if self._pending is not None and not (self._epochs is not None and self._epochs.begun):
             execute(self._model, self._pending)
             self._pending = None
+
+    def state(self) -> State | None:
+        """Return what decides how it goes on, or None where it does not train along."""
+        if self._epochs is None:
+            return None
+        training = self._epochs.state()
+        return {
+            # A training under way has the network in its own state.
+            "network": network_tensors(self._model) if training is None else None,
+            "training": training,
+            "pending": None if self._pending is None else encode(self._pending),
+        }
+
+    def _restore(self, state: State) -> None:
+        with fitting_state():
+            if state["network"] is not None:
+                restore_network(self._model, state["network"])
+            if state["pending"] is not None:
+                tensors, text = state["pending"]
+                self._pending = decode(tensors, text, "The partner's state")
 
     def close(self) -> None:
         """Stop training it, and put its modes back."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgeon.checkpoint import save, write_text
+from surgeon.checkpoint import refuse_existing, save, write_text
 from surgeon.edit.plan import Plan
 from surgeon.errors import OptionError, PlanError
 from surgeon.operate.apply import apply
@@ -24,6 +24,10 @@ from surgeon.processes import is_main
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
 from surgeon.tuning.compiling import without_compiler
+from surgeon.tuning.evaluate import count_images
+
+NOT_OF_THE_RESULT = ("workers", "download")
+"""Options that a run may be continued with another value of."""
 
 MOST_REASONS = 3
 """Reasons that an error gives; a dry run lists all of them."""
@@ -78,6 +82,8 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         SurgeonError: its inputs cannot be used, or its outputs not be written; see `apply`.
     """
     accelerator = make_accelerator(job.tuning.mixed_precision, accumulate=job.tuning.accumulate)
+    if job.restart and job.states is not None:
+        job.states.drop_states()
     opened = open_job(job, track, say)
     model = opened.model
     data = None if opened.data is None else placed_images(job, opened.data, accelerator.device, say)
@@ -106,6 +112,8 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         "on_stage": finished,
         "on_epoch": on_epoch,
         "on_best": lambda epoch, state: best.append((epoch, state)),
+        "say": say,
+        **_keeping(job, opened),
     }
     if job.method is None:
         record = finetune(model, **tuning)
@@ -118,7 +126,6 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
             plan=None if job.plan is None else job.plan.plan,
             recalibrate=job.recalibrate,
             graph=opened.graph,
-            say=say,
             **tuning,
             **job.options,
         )
@@ -148,6 +155,17 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
     return record
 
 
+def _keeping(job: Job, opened: Opened) -> dict[str, Any]:
+    """Return what says where the run keeps its states, and what tells it from others of the same weights."""
+    if job.states is None:
+        return {}
+    data = opened.data
+    images = None if data is None else [data.name, *(count_images(loader(job, one)) for one in (data.train, data.val))]
+    asked = {name: value for name, value in job.recipe.items() if name not in NOT_OF_THE_RESULT}
+    identity = {"layers": job.layers, "batch_size": job.batch_size, "images": images, "asked": asked}
+    return {"state": job.states.path, "save_every": job.save_every, "identity": identity}
+
+
 def _loss_of_accuracy(record: Record) -> list[str]:
     """Return a remark where the result answers worse than the checkpoint as it came."""
     first, last = record.stages[0].top1, record.stages[-1].top1
@@ -160,11 +178,18 @@ def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, 
     core = {key: value for key, value in record.to_dict().items() if key not in ("edits", "epochs", "skipped")}
     header = {"surgeon": json.dumps(core, default=str)}
     model.to("cpu")
-    save(job.result, model, metadata=header, overwrite=job.overwrite)
-    write_text(job.record, record.to_json(), job.overwrite)
+    outputs = (job.result, job.record, job.best)
+    for path in outputs:
+        refuse_existing(path, job.may_replace(path))
+    if job.states is not None:
+        job.states.announce(*outputs)
+    save(job.result, model, metadata=header, overwrite=job.may_replace(job.result))
+    write_text(job.record, record.to_json(), job.may_replace(job.record))
     for state in best:
         model.load_state_dict(state)
-        save(job.best, model, metadata=header, overwrite=job.overwrite)
+        save(job.best, model, metadata=header, overwrite=job.may_replace(job.best))
     if not best:
         # Permitted by --overwrite: weights of an earlier run must not stand beside this one's result.
         job.best.unlink(missing_ok=True)
+    if job.states is not None:
+        job.states.remove()

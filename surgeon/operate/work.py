@@ -13,9 +13,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from surgeon.coupling.graph import ChannelGroup
-from surgeon.errors import OptionError
+from surgeon.errors import DivergenceError, OptionError
 from surgeon.operate.course import Course
 from surgeon.operate.inputs import Batches
+from surgeon.operate.keeping import Keeper, taken
 from surgeon.operate.record import Record, Stage, StageName
 from surgeon.operate.stages import Figures, Gauge
 from surgeon.operate.task import Task
@@ -45,6 +46,7 @@ class Work:
     on_stage: OnStage
     on_epoch: OnEpoch
     on_best: OnBest
+    keeper: Keeper | None = None
 
     @property
     def unmeasured(self) -> bool:
@@ -85,22 +87,33 @@ def fine_tune(
     """
     if work.train is None or work.tuning.epochs == 0:
         return
-    start = time.perf_counter()
+    start, state, saving, keeper = time.perf_counter(), None, None, work.keeper
+    if keeper is not None:
+        state, start = taken(keeper, "tuning"), start - (taken(keeper, "seconds") or 0.0)
+        saving = keeper.saving(label, work.tuning.epochs, start)
     measured = work.val if work.val is not None else work.train
-    tuned = tune(
-        work.model,
-        work.train,
-        measured,
-        work.tuning,
-        accelerator=work.accelerator,
-        teacher=work.teacher,
-        objective=work.task.loss,
-        score=_score(work, measured),
-        frozen=frozen,
-        between_epochs=between_epochs,
-        on_epoch=work.on_epoch,
-        track=work.track,
-    )
+    try:
+        tuned = tune(
+            work.model,
+            work.train,
+            measured,
+            work.tuning,
+            accelerator=work.accelerator,
+            teacher=work.teacher,
+            objective=work.task.loss,
+            score=_score(work, measured),
+            frozen=frozen,
+            between_epochs=between_epochs,
+            on_epoch=work.on_epoch,
+            track=work.track,
+            saving=saving,
+            state=state,
+        )
+    except DivergenceError as error:
+        if keeper is None:
+            raise
+        kept = f"The last good state is kept in {keeper.folder.path}."
+        raise DivergenceError(error.problem, f"{error.remedy} {kept}") from error
     course.epochs += [{**dataclasses.asdict(record), "target": label} for record in tuned.epochs]
     # Agreement on a few synthesized images tells no epoch from another.
     if tuned.best_epoch != len(tuned.epochs) - 1 and not work.unmeasured:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +56,8 @@ def run_state(run: Run, epoch: Epoch | None = None) -> State:
     inner = run.optimizer.optimizer
     now = generator_states(run.accelerator.device)
     return {
-        "model": _tensors(run.module),
-        "ema": None if run.ema is None else {"model": _tensors(run.ema.module), "updates": run.ema.updates},
+        "model": network_tensors(run.module),
+        "ema": None if run.ema is None else {"model": network_tensors(run.ema.module), "updates": run.ema.updates},
         "optimizer": inner.state_dict(),
         "optimizer_generators": [generator.get_state() for generator in _generators_of(inner)],
         "scaler": None if run.accelerator.scaler is None else run.accelerator.scaler.state_dict(),
@@ -82,8 +83,19 @@ def restore(run: Run, state: State) -> Epoch | None:
     Raises:
         CheckpointError: the state is not one of this run.
     """
-    try:
+    with fitting_state():
         return _restored(run, state)
+
+
+@contextmanager
+def fitting_state() -> Iterator[None]:
+    """Refuse a state that turns out, while it is taken up, not to be what was kept.
+
+    Raises:
+        CheckpointError: something was raised that values of other kinds lead to.
+    """
+    try:
+        yield
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             "The state does not fit the run that it is meant for.", "Begin anew, without the state."
@@ -91,9 +103,9 @@ def restore(run: Run, state: State) -> Epoch | None:
 
 
 def _restored(run: Run, state: State) -> Epoch | None:
-    restore_tensors(run.module, state["model"])
+    restore_network(run.module, state["model"])
     if run.ema is not None:
-        restore_tensors(run.ema.module, state["ema"]["model"])
+        restore_network(run.ema.module, state["ema"]["model"])
         run.ema.updates = int(state["ema"]["updates"])
     inner = run.optimizer.optimizer
     inner.load_state_dict(state["optimizer"])
@@ -114,13 +126,13 @@ def _restored(run: Run, state: State) -> Epoch | None:
     return Epoch(**epoch[index()])
 
 
-def restore_tensors(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
+def restore_network(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
     """Copy a network's tensors, as a state holds them, back into it.
 
     Raises:
         ValueError: they are not those of this network.
     """
-    own = _tensors(module)
+    own = network_tensors(module)
     if own.keys() != saved.keys():
         raise ValueError("the tensors have other names")
     with torch.no_grad():
@@ -150,7 +162,7 @@ def _check_weights(run: Run) -> None:
         )
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
+def network_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers by name, those that a state dict leaves out included."""
     both = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
     return {name: tensor.detach() for name, tensor in both}

@@ -1,0 +1,140 @@
+"""The folder that keeps the states of a run until it has ended, so that it can go on from the last one."""
+
+import contextlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from surgeon.checkpoint import write_text
+from surgeon.checkpoint.tree_file import read_tree, write_tree
+from surgeon.errors import CheckpointError, OutputError
+from surgeon.processes import is_main
+from surgeon.tuning import State
+
+KEPT = 2
+"""States that are kept: the newest, and one more should the disk spoil that."""
+
+NAME = re.compile(r"state-(\d{8})\.safetensors")
+LEFTOVER = re.compile(r"\.surgeon-[0-9a-f]{16}\.tmp")
+OUTPUTS = "outputs"
+"""Names of files that the run has begun to write, one a line."""
+
+LONGEST_LIST = 2**16
+
+
+class StateFolder:
+    """A folder of states, of which only files of its own names are ever read or removed.
+
+    Args:
+        path: the folder; made with the first state.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def newest(self, run: str, say: Callable[[str], None]) -> State | None:
+        """Return the newest state, or None where there is none.
+
+        Args:
+            run: tells the run from others; see `run_digest`.
+            say: is told of a state that is damaged.
+
+        Raises:
+            OutputError: the states are those of another run, all of them are damaged, or the path is no folder.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"{self.path} is no folder, and the run's states belong there.", "Write elsewhere.")
+        paths = self._states()
+        for path in reversed(paths):
+            try:
+                state = read_tree(path)
+                if state["run"] != run:
+                    raise OutputError(
+                        f"The folder {self.path} keeps the state of another run.",
+                        "Begin anew with --restart, or write elsewhere with -o.",
+                    )
+            except (CheckpointError, TypeError, KeyError):
+                say(f"The state {path} is damaged, so the one before it is taken.")
+                continue
+            return dict(state)
+        if paths:
+            raise OutputError(f"No state in {self.path} is sound.", "Begin anew with --restart.")
+        return None
+
+    def write(self, run: str, state: State) -> None:
+        """Keep a state, and drop all but the newest; only the main process does.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if not is_main():
+            return
+        self._make()
+        self._sweep()
+        number = max((int(path.stem[-8:]) for path in self._states()), default=0) + 1
+        write_tree(self.path / f"state-{number:08d}.safetensors", {"run": run, **state})
+        for path in self._states()[:-KEPT]:
+            path.unlink(missing_ok=True)
+
+    def announce(self, *outputs: Path) -> None:
+        """Take down that these files are being written now: the same run may replace them another time.
+
+        Raises:
+            OutputError: it cannot be taken down.
+        """
+        if is_main():
+            self._make()
+            names = sorted({*self._announced(), *(path.name for path in outputs)})
+            write_text(self.path / OUTPUTS, "\n".join(names), overwrite=True)
+
+    def announced(self, output: Path) -> bool:
+        """Tell whether a run that did not come to its end may have written this file."""
+        return output.name in self._announced()
+
+    def drop_states(self) -> None:
+        """Remove the states, so that the next run begins anew."""
+        if is_main() and self.path.is_dir():
+            self._sweep()
+            for path in self._states():
+                path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove everything that a run has kept, and the folder if it holds nothing else."""
+        if not is_main() or not self.path.is_dir():
+            return
+        # First of all: what stands beside a folder of states alone may not be replaced.
+        (self.path / OUTPUTS).unlink(missing_ok=True)
+        self.drop_states()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    @property
+    def holds_state(self) -> bool:
+        """Whether there is anything to go on from."""
+        return bool(self._states())
+
+    def _announced(self) -> list[str]:
+        try:
+            with (self.path / OUTPUTS).open("rb") as file:
+                return file.read(LONGEST_LIST).decode().splitlines()
+        except (OSError, UnicodeDecodeError):
+            return []
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"The folder {self.path} cannot be made: {error.strerror}.", "Write elsewhere with -o."
+            ) from error
+
+    def _states(self) -> list[Path]:
+        if not self.path.is_dir():
+            return []
+        return sorted(path for path in self.path.iterdir() if NAME.fullmatch(path.name))
+
+    def _sweep(self) -> None:
+        """Remove what a run that was killed while it wrote has left."""
+        for path in list(self.path.iterdir()):
+            if LEFTOVER.fullmatch(path.name):
+                path.unlink(missing_ok=True)
