@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import surgeon
+from surgeon.cli.exemplar_options import LEARNING_RATE
 from surgeon.data import ImageData, image_config, make_loader, open_data
 from surgeon.data.exemplars import Exemplars
 from surgeon.data.synthetic import exemplar_data
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32, help="of every source")
     parser.add_argument("--steps", type=int, default=200, help="of making exemplars")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--lr", type=float, default=LEARNING_RATE)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--only", choices=["activations", "surgery"], help="one part of the questions")
@@ -82,7 +84,7 @@ def main() -> None:
 
 def _keys(options: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
     made = (options.images, options.steps)
-    tuned = (options.epochs, options.batch_size, options.test_images)
+    tuned = (options.epochs, options.lr, options.batch_size, options.test_images)
     for model in options.models:
         if options.only != "surgery":
             yield ("activations", model, options.seeds, *made)
@@ -198,7 +200,7 @@ def _surgery(options: argparse.Namespace, model_name: str, name: str, source: st
         if stage.name in STAGES or name == CONTROL:
             top1[stage.name] = evaluate(model, test, accelerator=accelerator).top1
 
-    tuning = TuningConfig(epochs=options.epochs, teacher_weight=1.0, seed=seed)
+    tuning = TuningConfig(epochs=options.epochs, lr=options.lr, teacher_weight=1.0, seed=seed)
     common: dict[str, Any] = {
         "calibration": calibration, "epochs": options.epochs, "tuning": tuning, "teacher": "original",
         "synthetic": True, "seed": seed, "accelerator": accelerator, "on_stage": on_stage,
@@ -254,7 +256,7 @@ def _surgery_lines(options: argparse.Namespace, top1: dict[tuple[Any, ...], dict
     lines = [
         f"Top-1 in percent on {options.test_images:,} real test images, mean ± standard deviation of {options.seeds} "
         f"seeds; {options.images} images of every source, {options.epochs} epochs in batches of at most "
-        f"{options.batch_size}, the original's soft targets alone.",
+        f"{options.batch_size}, learning rate {options.lr:g}, the original's soft targets alone.",
         "",
         "| network | run | images | original | recalibrated | finetuned | finetuned − control, paired |",
         "|---|---|---|---|---|---|---|",

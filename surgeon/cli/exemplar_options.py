@@ -41,6 +41,9 @@ FIRST_WORDS = (
 )
 """Said before any library is loaded: that alone can take longer than a reader waits."""
 
+LEARNING_RATE = 0.003
+"""Soft targets alone have a larger gradient than labels, and few images forgive less; docs/data-free.md has figures."""
+
 
 def exemplar_job(values: dict[str, Any], seed: int) -> ExemplarJob:
     """Return what exemplars the command line asks for."""
@@ -75,7 +78,7 @@ def data_free_tuning(ctx: click.Context, values: dict[str, Any], teacher: str | 
         values: the options by name; those that were not given are changed.
         teacher: as it was given, or None.
     """
-    defaults = {"teacher_weight": 1.0, "workers": 0}
+    defaults = {"teacher_weight": 1.0, "lr": LEARNING_RATE, "workers": 0}
     given = {name for name in defaults if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
     values.update({name: value for name, value in defaults.items() if name not in given})
     return teacher or "original"

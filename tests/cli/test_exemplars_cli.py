@@ -48,7 +48,9 @@ def test_the_whole_job_without_data(
         assert 0 <= stage["agreement"] <= 1
     assert record["stages"][0]["drift"] == 0 < record["stages"][1]["drift"]
     assert record["epochs"][-1]["metrics"] == {name: record["stages"][-1][name] for name in ("agreement", "drift")}
-    assert (record["tuning"]["teacher_weight"], record["tuning"]["epochs"]) == (1, 2)
+    assert {name: record["tuning"][name] for name in ("teacher_weight", "lr", "epochs")} == {
+        "teacher_weight": 1, "lr": 0.003, "epochs": 2,
+    }  # fmt: skip
     assert any("not accuracy" in note for note in record["notes"])
     file = tiny.with_name("test_resnet-sofm.exemplars.safetensors")
     exemplars = read_exemplars(file)
@@ -114,9 +116,10 @@ def test_the_teacher_is_the_original_alone_unless_it_is_said_otherwise(
 ) -> None:
     arguments = ["apply", tiny, *QUICK, "--data", "random", "--limit", "6", "--overwrite"]
     record = tiny.with_name("test_resnet-sofm.json")
-    for given, weight in (((), 1), (("--teacher-weight", "0.5"), 0.5)):
+    for given, expected in (((), (1, 0.003)), (("--teacher-weight", "0.5", "--lr", "0.01"), (0.5, 0.01))):
         assert call(monkeypatch, *arguments, *given) == 0
-        assert json.loads(record.read_text())["tuning"]["teacher_weight"] == weight
+        tuning = json.loads(record.read_text())["tuning"]
+        assert (tuning["teacher_weight"], tuning["lr"]) == expected
     written = json.loads(record.read_text())
     assert written["data"] == {"name": "random", "kind": "random", "count": 6}
     assert any("for speed and tests only" in note for note in written["notes"])

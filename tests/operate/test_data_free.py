@@ -1,0 +1,32 @@
+"""What is said about the time of a synthesis, against times worked by hand."""
+
+import pytest
+
+from surgeon.operate import data_free
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "1 s"), (89.4, "89 s"), (90, "1.5 minutes"), (600, "10.0 minutes")]
+)
+def test_seconds_and_minutes(seconds: float, words: str) -> None:
+    assert data_free._minutes(seconds) == words
+
+
+def test_the_estimate_is_corrected_once_and_without_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first tenth takes a minute, and every further one five seconds.
+    clock = iter([60.0, 65.0, 70.0, 75.0, 80.0])
+    monkeypatch.setattr(data_free.time, "perf_counter", lambda: next(clock))
+    said: list[str] = []
+    on_step = data_free._corrected(100.0, said.append)
+    for tenth in range(1, 6):
+        on_step(tenth / 10)
+    # After ten seconds three tenths are done; the other seven take 35 seconds.
+    assert said == ["By the speed so far the exemplars are ready in 35 s."]
+
+
+def test_a_short_synthesis_needs_no_correction() -> None:
+    said: list[str] = []
+    on_step = data_free._corrected(10.0, said.append)
+    for tenth in range(1, 11):
+        on_step(tenth / 10)
+    assert said == []
