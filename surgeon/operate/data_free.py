@@ -11,7 +11,7 @@ from torch import nn
 from surgeon.checkpoint import Checkpoint
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.data import ImageConfig, ImageData
-from surgeon.data.exemplars import Exemplars, save_exemplars
+from surgeon.data.exemplars import Exemplars, read_exemplars, save_exemplars
 from surgeon.data.pictures import save_pictures
 from surgeon.data.synthetic import exemplar_data
 from surgeon.data.transforms import Transform
@@ -117,6 +117,10 @@ def make_exemplars(
     model.to(device)
     classes = _classes(model)
     check_classifier(model, shape, classes, device)
+    earlier = _earlier(job, shape, classes, config, checkpoint) if keep else None
+    if earlier is not None:
+        say(f"The exemplars that the interrupted run has kept in {job.exemplar_file} are used again.")
+        return exemplar_data(earlier, images, varied, name="exemplars", file=job.exemplar_file, seed=config.seed)
     effort = measure_effort(model, shape, config, device=device)
     later = (PASSES + PASSES_AN_EPOCH * job.epochs) * effort.forward * config.count
     say(
@@ -135,6 +139,19 @@ def make_exemplars(
     return exemplar_data(
         made, images, varied, name="exemplars", file=job.exemplar_file if keep else None, seed=config.seed
     )
+
+
+def _earlier(
+    job: "Job", shape: tuple[int, ...], classes: int, config: SynthesisConfig, checkpoint: Checkpoint
+) -> Exemplars | None:
+    """Return the exemplars of an interrupted run that this one continues, where they are those that it would make."""
+    file = job.exemplar_file
+    if job.restart or job.states is None or not job.states.announced(file) or not file.exists():
+        return None
+    made = read_exemplars(file)
+    wanted = (config.count, *shape), classes, checkpoint.sha256, config.seed, config.steps
+    same = tuple(made.images.shape), made.classes, made.checkpoint_sha256, made.seed, made.steps
+    return made if same == wanted else None
 
 
 def _keep(job: "Job", wanted: ExemplarJob, made: Exemplars, say: Say) -> None:

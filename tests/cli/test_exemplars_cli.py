@@ -1,5 +1,6 @@
 """Surgery without data: exemplars are made where something needs images, kept, and used again."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from torch import nn
 
 import surgeon
 from surgeon.checkpoint import Architecture
-from surgeon.data.exemplars import read_exemplars
+from surgeon.data.exemplars import read_exemplars, save_exemplars
+from surgeon.operate.states import StateFolder
 
 SIZE = ["--input-size", "3,32,32"]
 FEW = ["--exemplars", "6", "--exemplar-steps", "3"]
@@ -101,6 +103,36 @@ def test_finetune_goes_on_from_the_result_with_and_without_real_images(
     assert records["made"]["tuning"]["teacher_weight"] == 1
     assert records["made"]["stages"][-1]["top1"] is None
     assert "was synthesized from another checkpoint" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_goes_on_with_the_exemplars_that_it_has_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    output = tiny.with_name("test_resnet-sofm.safetensors")
+    file = tiny.with_name("test_resnet-sofm.exemplars.safetensors")
+    assert call(monkeypatch, "apply", tiny, *QUICK, *FEW) == 0
+    first, kept = load_file(output), read_exemplars(file)
+    # As it stands after an interruption: nothing but the exemplars, which the run has taken down as its own.
+    for path in (output, output.with_suffix(".json")):
+        path.unlink()
+    StateFolder(tiny.with_name("test_resnet-sofm.state")).announce(file)
+    marked = dataclasses.replace(kept, images=255 - kept.images)
+    for case, given, words in (
+        (marked, [], "interrupted run"),
+        (dataclasses.replace(marked, seed=1), [], "are synthesized"),
+        (dataclasses.replace(marked, checkpoint_sha256="0" * 64), [], "are synthesized"),
+        (marked, ["--restart"], "are synthesized"),
+    ):
+        save_exemplars(file, case, overwrite=True)
+        assert call(monkeypatch, "apply", tiny, *QUICK, *FEW, *given) == 0
+        assert words in capsys.readouterr().err
+        again = load_file(output)
+        expected = case.images if words == "interrupted run" else kept.images
+        assert torch.equal(read_exemplars(file).images, expected)
+        assert all(torch.equal(value, again[key]) for key, value in first.items()) == (words != "interrupted run")
+        for path in (output, output.with_suffix(".json")):
+            path.unlink()
+        StateFolder(tiny.with_name("test_resnet-sofm.state")).announce(file)
 
 
 def test_its_record_replays_to_the_bit(monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path) -> None:
