@@ -3,6 +3,9 @@
 BatchNorm scales at or below a threshold are raised to it, so that their filters matter again. The paper compares signed
 scales (algorithm 1, line 11), and so does this: a large negative scale is "below" the median and changes its sign.
 
+The paper trains with weight decay and does not say whether scales decay. Here they do not, as no parameter of one axis
+does: decay would pull the raised scales back to where they mattered little.
+
 `preserve` is ours: the shift is scaled along and the columns that read the channel are divided, so that a pretrained
 network computes what it did. A factor moved like this leaves the gradient of the filter itself as it was; what grows,
 by the factor, is the gradient of the columns that read it, and with them the filter's own from the first update on.
