@@ -132,18 +132,28 @@ def _step(run: Run, batch: Any, number: int) -> Tensor:
             loss = run.objective(run.model, batch)
         _check_scalar(loss)
         factor = _share_of_mean(run, batch) * _share_of_update(run, number)
-        accelerator.backward(loss * factor, create_graph=getattr(optimizer.optimizer, "is_second_order", False))
-        if clip_grad is not None and accelerator.sync_gradients:
-            accelerator.clip_grad_norm_(run.model.parameters(), clip_grad)
-        optimizer.step()
-        optimizer.zero_grad()
+        weighted = loss if isinstance(factor, float) and factor == 1 else loss * factor
+        accelerator.backward(weighted, create_graph=getattr(optimizer.optimizer, "is_second_order", False))
         if accelerator.sync_gradients:
-            run.updates += 1
-            if run.schedule is not None:
-                run.schedule.step_update(run.updates)
-            if run.ema is not None:
-                run.ema.update(run.module)
+            if clip_grad is not None:
+                accelerator.clip_grad_norm_(run.model.parameters(), clip_grad)
+            _update(run)
     return loss.detach()
+
+
+def _update(run: Run) -> None:
+    """Take the step that the gradients say."""
+    # accelerate's optimizer looks for an optional package on the disk in every step, which takes as long as much of a
+    # small network's step; only scaled gradients and XLA need it.
+    wrapped = run.accelerator.scaler is not None or run.accelerator.device.type == "xla"
+    optimizer = run.optimizer if wrapped else run.optimizer.optimizer
+    optimizer.step()
+    optimizer.zero_grad()
+    run.updates += 1
+    if run.schedule is not None:
+        run.schedule.step_update(run.updates)
+    if run.ema is not None:
+        run.ema.update(run.module)
 
 
 def _share_of_mean(run: Run, batch: Any) -> Tensor | int:
