@@ -63,7 +63,7 @@ def read_tree(path: str | Path) -> Any:
         raise _damaged(path)
     try:
         return _unpacked(json.loads(text), tensors, DEEPEST)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise _damaged(path) from error
 
 

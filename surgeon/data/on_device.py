@@ -28,7 +28,12 @@ class DeviceImages(Dataset[Any]):
         images: what `why_not` finds nothing against; every image is decoded once, here.
         device: where they are kept.
         workers: processes that decode them.
+
+    Attributes:
+        keeps_to_itself: as for `ImageTensors`.
     """
+
+    keeps_to_itself = True
 
     def __init__(self, images: ImageTensors, device: torch.device, workers: int = 0) -> None:
         pixels = pixels_of(images)

@@ -82,9 +82,9 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         SurgeonError: its inputs cannot be used, or its outputs not be written; see `apply`.
     """
     accelerator = make_accelerator(job.tuning.mixed_precision, accumulate=job.tuning.accumulate)
+    opened = open_job(job, track, say)
     if job.restart and job.states is not None:
         job.states.drop_states()
-    opened = open_job(job, track, say)
     model = opened.model
     data = None if opened.data is None else placed_images(job, opened.data, accelerator.device, say)
     best: list[tuple[int, dict[str, torch.Tensor]]] = []

@@ -18,6 +18,7 @@ from surgeon.tuning.distill import Objective
 from surgeon.tuning.epoch import train_epoch
 from surgeon.tuning.evaluate import evaluate
 from surgeon.tuning.freeze import frozen_names
+from surgeon.tuning.interruption import deferred_signals
 from surgeon.tuning.layout import channels_last, uses_channels_last
 from surgeon.tuning.loaders import own_loader
 from surgeon.tuning.mixing import Mixing
@@ -120,11 +121,9 @@ def tune(
                 trained = train_epoch(run, epoch, saving)
                 with _saved_on_the_way_out(run, epoch, saving):
                     record, rank = _score(run, score, epoch, trained)
-                run.keep(record, rank)
+                _keep(run, record, rank, saving)
                 if on_epoch is not None:
                     on_epoch(record)
-                if saving is not None:
-                    saving.save(run)
             if run.ema is not None:
                 model.load_state_dict(run.ema.module.state_dict())
     finally:
@@ -187,6 +186,15 @@ def _score(run: Run, score: Score, epoch: Epoch, trained: tuple[float, int]) -> 
         operation=epoch.operation,
     )
     return record, scores.rank
+
+
+def _keep(run: Run, record: EpochRecord, rank: float, saving: Saving | None) -> None:
+    with deferred_signals(saving is not None) as pending:
+        run.keep(record, rank)
+        if saving is not None:
+            saving.save(run)
+    if pending.arrived:
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -1,11 +1,8 @@
 """The command line as a user meets it: results, refusals, exit codes, and what is left behind."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -207,23 +204,3 @@ def test_help_starts_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "apply" in done.stdout
-
-
-def test_an_interrupted_run_leaves_everything_as_it_was(checkpoint: Path) -> None:
-    command = [
-        *(sys.executable, "-m", "surgeon", "apply", str(checkpoint), "--method", "sofm", "--arch", ARCH),
-        *("--data", "digits", "--epochs", "50", "--workers", "0"),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "original" in line:
-            break
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    rest = process.stderr.read()
-    assert process.wait(60) == 130
-    assert "Interrupted" in rest
-    assert "Traceback" not in rest
-    assert list(checkpoint.parent.iterdir()) == [checkpoint]
-    assert checkpoint.read_bytes() == DIGITS.read_bytes()

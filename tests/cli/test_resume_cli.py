@@ -1,0 +1,134 @@
+"""The command line of runs that are interrupted and continued."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import ARCH, DIGITS, QUICK, call
+
+from surgeon.cli.live import View
+
+SOFM = ["--method", "sofm", "--layers", "layer3", "--arch", ARCH, *QUICK, "--epochs", "2"]
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> Path:
+    """A run that somebody stopped when its first epoch was over."""
+
+    def stop(view: View, record: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(View, "epoch", stop)
+        assert call(patch, "apply", checkpoint, *SOFM) == 130
+    return checkpoint
+
+
+def names(checkpoint: Path) -> set[str]:
+    return {path.name for path in checkpoint.parent.iterdir()} - {"digits-sofm-best.safetensors"}
+
+
+COMPLETE = {"digits.safetensors", "digits-sofm.safetensors", "digits-sofm.json"}
+
+
+def test_ctrl_c_saves_a_state_and_says_how_to_continue(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checkpoint: Path
+) -> None:
+    arguments = [
+        "apply", str(checkpoint), "--method", "channel-regeneration", "--arch", ARCH, "--data", "digits",
+        "--limit", "24", "--batch-size", "12", "--workers", "1", "--epochs", "9", "--sched", "none",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "surgeon", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # As a terminal does, everything of a command gets the signal.
+        process_group=0,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch   1" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130
+    assert "Traceback" not in rest
+    state = checkpoint.with_name("digits-channel-regeneration.state")
+    assert f"The run's state is kept in {state}. The same command continues it:" in rest
+    assert f"surgeon apply {checkpoint} --method channel-regeneration" in rest
+    assert "Interrupted" in rest
+    assert checkpoint.read_bytes() == DIGITS.read_bytes()
+    assert {path.name for path in checkpoint.parent.iterdir()} == {checkpoint.name, state.name}
+    assert call(monkeypatch, *arguments) == 0
+    said = capsys.readouterr().err
+    assert "The run continues at epoch " in said
+    assert "epoch   1 " not in said
+    assert "epoch   9 " in said
+    assert not state.exists()
+
+
+def test_the_same_command_continues_and_tidies_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], interrupted: Path
+) -> None:
+    assert names(interrupted) == {"digits.safetensors", "digits-sofm.state"}
+    # Where results go, and what shows the way there, makes no other run.
+    assert call(monkeypatch, "apply", interrupted, *SOFM, "--save-every", "1", "--workers", "1") == 0
+    assert "The run continues at epoch 2 of 2 of layer3" in capsys.readouterr().err
+    assert names(interrupted) == COMPLETE
+
+
+def test_another_run_does_not_continue_but_may_begin_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], interrupted: Path
+) -> None:
+    for other in (["--lr", "0.02"], ["--hold-out", "0.2"], ["--ratio", "0.25"]):
+        assert call(monkeypatch, "apply", interrupted, *SOFM, *other) == 1
+        assert "keeps the state of another run.\nBegin anew with --restart" in capsys.readouterr().err
+    assert names(interrupted) == {"digits.safetensors", "digits-sofm.state"}
+    assert call(monkeypatch, "apply", interrupted, *SOFM, "--lr", "0.02", "--restart") == 0
+    assert "continues" not in capsys.readouterr().err
+    assert names(interrupted) == COMPLETE
+
+
+def test_an_output_of_somebody_else_is_not_replaced_by_a_run_that_continues(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], interrupted: Path
+) -> None:
+    output = interrupted.with_name("digits-sofm.safetensors")
+    output.write_bytes(b"mine")
+    assert call(monkeypatch, "apply", interrupted, *SOFM) == 1
+    assert "exists" in capsys.readouterr().err
+    assert output.read_bytes() == b"mine"
+    assert call(monkeypatch, "apply", interrupted, *SOFM, "--overwrite") == 0
+    assert "continues" in capsys.readouterr().err
+
+
+def test_outputs_that_an_interrupted_run_had_begun_are_replaced(
+    monkeypatch: pytest.MonkeyPatch, interrupted: Path
+) -> None:
+    record = interrupted.with_name("digits-sofm.json")
+    with monkeypatch.context() as patch:
+        patch.setattr("surgeon.operate.run.write_text", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+        assert call(patch, "apply", interrupted, *SOFM) == 130
+    assert interrupted.with_name("digits-sofm.safetensors").exists()
+    assert not record.exists()
+    assert call(monkeypatch, "apply", interrupted, *SOFM) == 0
+    assert names(interrupted) == COMPLETE
+
+
+def test_fine_tuning_alone_continues_too(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    arguments = ["finetune", checkpoint, "--arch", ARCH, *QUICK]
+    with monkeypatch.context() as patch:
+        patch.setattr("surgeon.operate.run.save", lambda *arguments, **options: os.kill(os.getpid(), signal.SIGINT))
+        assert call(patch, *arguments) == 130
+    assert checkpoint.with_name("digits-finetuned.state").is_dir()
+    assert call(monkeypatch, *arguments) == 0
+    assert not checkpoint.with_name("digits-finetuned.state").exists()
+
+
+def test_a_run_without_fine_tuning_keeps_no_state(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    assert call(monkeypatch, "apply", checkpoint, *SOFM, "--epochs", "0", "--save-every", "2", "--restart") == 0
+    assert names(checkpoint) == COMPLETE

@@ -1,0 +1,209 @@
+"""Runs that were interrupted and go on: from any moment, and from nothing but their own state."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from two_stages import CLASSES, EXAMPLE, Two
+
+import surgeon
+from surgeon.errors import DivergenceError, OptionError, OutputError
+from surgeon.operate.states import StateFolder
+from surgeon.tuning import TuningConfig
+
+KILLED_RUNS = Path(__file__).with_name("killed_runs.py")
+
+
+class StoppedError(Exception):
+    """Ends a run in the middle."""
+
+
+def make_network(seed: int = 0) -> Two:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Two().eval()
+
+
+def loader(*, shuffle: bool = False) -> DataLoader[Any]:
+    labels = torch.arange(24) % CLASSES
+    images = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(1)) + labels[:, None, None, None]
+    order = torch.Generator().manual_seed(2) if shuffle else None
+    return DataLoader(TensorDataset(images, labels), 8, shuffle=shuffle, generator=order)
+
+
+def run(state: Path | None, *, stop_at: int | None = None, **options: Any) -> Any:
+    """Apply a method to a fresh network, stopped at a batch of whatever kind, and return the weights and the record."""
+    model, batches = make_network(), 0
+
+    def track(given: Any, description: str, total: int | None = None, **others: Any) -> Any:
+        nonlocal batches
+        for batch in given:
+            batches += 1
+            if batches == stop_at:
+                raise StoppedError
+            yield batch
+
+    loaders = {"train": loader(shuffle=True), "val": loader(), "calibration": loader()}
+    defaults = {"method": "sofm", "layers": ["two"], "epochs": 2, "example_input": EXAMPLE}
+    given = {**loaders, **defaults, **options}
+    record = surgeon.apply(model, state=state, track=track, **given)
+    return model.state_dict(), record
+
+
+def stopped(state: Path, at: int, **options: Any) -> None:
+    with pytest.raises(StoppedError):
+        run(state, stop_at=at, **options)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_runs_that_are_killed_at_twenty_moments_end_like_those_left_alone(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(
+        [sys.executable, str(KILLED_RUNS), str(tmp_path)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    ends = [line for line in result.stdout.splitlines() if line.endswith("all of them the same")]
+    assert [line.split(":")[0] for line in ends] == ["sofm", "sofm", "filter-grafting"]
+    assert result.stdout.count("The run continues") >= 10
+
+
+def test_a_calibration_loader_that_shuffles_goes_on_in_its_order(tmp_path: Path) -> None:
+    options = {"every": 1, "epochs": 3}
+    whole, _ = run(None, calibration=loader(shuffle=True), **options)
+    stopped(tmp_path / "s", 33, calibration=loader(shuffle=True), **options)
+    end, _ = run(tmp_path / "s", calibration=loader(shuffle=True), **options)
+    assert same(whole, end)
+
+
+def test_the_newest_two_states_are_kept_and_left_to_whoever_named_the_folder(tmp_path: Path) -> None:
+    said: list[str] = []
+    weights, _ = run(tmp_path / "s", save_every=1)
+    # One before the fine-tuning, and for each of two epochs one after every update and one after the epoch.
+    assert names(tmp_path / "s") == ["state-00000008.safetensors", "state-00000009.safetensors"]
+    again, record = run(tmp_path / "s", say=said.append)
+    assert said == ["The run continues after epoch 2 of 2 of two."]
+    assert same(weights, again)
+    assert len(record.epochs) == 2
+
+
+def test_the_line_says_where_the_run_continues(tmp_path: Path) -> None:
+    said: list[str] = []
+    # 3 batches of the gauge are not tracked: 3 of the original, 3 each of class means, stage, recalibration and stage.
+    stopped(tmp_path / "s", 18, save_every=1)
+    run(tmp_path / "s", save_every=1, say=said.append)
+    assert said == ["The run continues at epoch 1 of 2 of two, after batch 2."]
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    whole, _ = run(None)
+    stopped(folder, 21, save_every=1)
+    newer = folder / names(folder)[-1]
+    content = bytearray(newer.read_bytes())
+    content[-100] ^= 1
+    newer.write_bytes(content)
+    said: list[str] = []
+    end, _ = run(folder, save_every=1, say=said.append)
+    assert said[0] == f"The state {newer} is damaged, so the one before it is taken."
+    assert same(whole, end)
+    for path in folder.iterdir():
+        path.write_bytes(b"no state")
+    with pytest.raises(OutputError, match=r"No state in .* is sound"):
+        run(folder)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"epochs": 3},
+        {"layers": ["one"]},
+        {"ratio": 0.25},
+        {"tuning": TuningConfig(lr=0.02)},
+        {"recalibrate": False},
+        {"teacher": "original"},
+        {"identity": {"data": "others"}},
+        {"train": DataLoader(loader().dataset, 12)},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_the_state_of_another_run_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
+    stopped(tmp_path / "s", 18)
+    before = {path: path.read_bytes() for path in (tmp_path / "s").iterdir()}
+    with pytest.raises(OutputError, match=r"another run\. Begin anew with --restart, or write elsewhere with -o"):
+        run(tmp_path / "s", **other)
+    assert {path: path.read_bytes() for path in (tmp_path / "s").iterdir()} == before
+
+
+def test_other_weights_make_another_run(tmp_path: Path) -> None:
+    stopped(tmp_path / "s", 18)
+    with pytest.raises(OutputError, match="another run"):
+        surgeon.finetune(make_network(1), loader(), val=loader(), epochs=2, state=tmp_path / "s")
+
+
+def test_fine_tuning_alone_goes_on_as_well(tmp_path: Path) -> None:
+    def tune(state: Path | None, stop: bool = False) -> Any:
+        model = make_network()
+
+        def on_epoch(record: Any) -> None:
+            if stop and record.epoch == 1:
+                raise StoppedError
+
+        record = surgeon.finetune(
+            model, loader(shuffle=True), val=loader(), epochs=3, state=state, save_every=state and 2, on_epoch=on_epoch
+        )
+        return model.state_dict(), record
+
+    whole, expected = tune(None)
+    with pytest.raises(StoppedError):
+        tune(tmp_path / "s", stop=True)
+    end, record = tune(tmp_path / "s")
+    assert same(whole, end)
+    assert [epoch["top1"] for epoch in record.epochs] == [epoch["top1"] for epoch in expected.epochs]
+    assert [stage.name for stage in record.stages] == ["original", "finetuned"]
+
+
+def test_a_divergence_leaves_the_last_good_state(tmp_path: Path) -> None:
+    with pytest.raises(DivergenceError) as caught:
+        run(tmp_path / "s", save_every=1, tuning=TuningConfig(lr=1e30), epochs=4)
+    assert f"The last good state is kept in {tmp_path / 's'}." in caught.value.remedy
+    with pytest.raises(DivergenceError):
+        run(tmp_path / "s", save_every=1, tuning=TuningConfig(lr=1e30), epochs=4)
+
+
+def test_what_cannot_keep_states_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="is no folder"):
+        run(tmp_path / "file")
+    for every, state in ((0, tmp_path / "s"), (5, None)):
+        with pytest.raises(OptionError, match=f"every {every} updates"):
+            run(state, save_every=every)
+
+
+def test_a_folder_loses_nothing_but_what_a_run_has_put_there(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "s")
+    folder.write("run", {"number": 1})
+    (folder.path / ".surgeon-0123456789abcdef.tmp").write_bytes(b"half a state")
+    folder.announce(tmp_path / "out.safetensors")
+    assert folder.announced(tmp_path / "out.safetensors")
+    assert not folder.announced(tmp_path / "other.safetensors")
+    folder.write("run", {"number": 2})
+    folder.write("run", {"number": 3})
+    (folder.path / "notes.txt").write_text("mine")
+    assert names(folder.path) == ["notes.txt", "outputs", "state-00000002.safetensors", "state-00000003.safetensors"]
+    folder.drop_states()
+    assert folder.announced(tmp_path / "out.safetensors")
+    folder.remove()
+    assert names(folder.path) == ["notes.txt"]
