@@ -36,7 +36,7 @@ exemplar_options = combined(
 
 FIRST_WORDS = (
     "There is no --data: whatever needs images works on exemplars that are synthesized from the checkpoint, and no "
-    "figure will be accuracy. A ResNet-50 takes about 4 minutes on two free cores, a small network seconds; an "
+    "figure will be accuracy. A ResNet-50 takes about 5 minutes on two free cores, a small network seconds; an "
     "estimate for this one follows."
 )
 """Said before any library is loaded: that alone can take longer than a reader waits."""
