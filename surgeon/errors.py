@@ -49,3 +49,7 @@ class DataError(SurgeonError):
 
 class OutputError(SurgeonError):
     """An output cannot be written, or exists already."""
+
+
+class MemoryShortageError(SurgeonError):
+    """The memory of the computer or of its accelerator ran out."""

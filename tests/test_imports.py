@@ -12,13 +12,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "surgeon"
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
+    "memory": {"errors"},
     "processes": set(),
     "coupling": {"errors"},
     "measure": {"errors", "progress", "processes", "coupling"},
     "edit": {"errors", "progress", "coupling"},
     "methods": {"errors", "progress", "coupling", "measure", "edit"},
     # Fine-tuning stands above the methods, but knows none of them: any model can be tuned.
-    "tuning": {"errors", "progress", "processes"},
+    "tuning": {"errors", "progress", "memory", "processes"},
     # Synthesized images are kept in files that are read and written like checkpoints.
     "data": {"errors", "checkpoint"},
     "checkpoint": {"errors"},
@@ -26,6 +27,7 @@ BELOW: dict[str, set[str]] = {
     "operate": {
         "errors",
         "progress",
+        "memory",
         "processes",
         "coupling",
         "measure",

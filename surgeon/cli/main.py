@@ -13,6 +13,7 @@ import click
 from surgeon import __version__
 from surgeon.cli import voice
 from surgeon.errors import SurgeonError
+from surgeon.memory import named_shortage
 
 COMMANDS = {
     "apply": "Reorganize or revive channels of a checkpoint, fine-tune it, and write the result.",
@@ -68,7 +69,8 @@ def main() -> None:
 def _run() -> int:
     """Run the command line, say what went wrong, and return the exit code."""
     try:
-        code = cli(standalone_mode=False)
+        with named_shortage():
+            code = cli(standalone_mode=False)
         voice.part()
     except SurgeonError as error:
         _complain(f"Error: {error.problem}\n{error.remedy}")

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.coupling.trace import trace
 from surgeon.edit.plan import Plan
+from surgeon.memory import named_shortage
 from surgeon.methods import make_config
 from surgeon.operate.course import Course, left_alone, round_seed
 from surgeon.operate.inputs import Batches, Say, Subject, find_method, rounds
@@ -41,6 +42,7 @@ from surgeon.progress import Track, no_progress
 from surgeon.tuning import BatchLoss, Metric, TuningConfig, make_accelerator
 
 
+@named_shortage()
 def apply(
     model: nn.Module,
     method: str = "sofm",

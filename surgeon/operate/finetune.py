@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from surgeon.errors import OptionError
+from surgeon.memory import named_shortage
 from surgeon.operate.inputs import Batches, Say
 from surgeon.operate.keeping import course_state, open_keeper, restored_course, run_digest, taken
 from surgeon.operate.record import Record
@@ -34,6 +35,7 @@ NAME = "finetune"
 """What stands for the method in the record."""
 
 
+@named_shortage()
 def finetune(
     model: nn.Module,
     train: DataLoader[Any],

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.coupling.trace import trace
 from surgeon.errors import DataError, TraceError
+from surgeon.memory import is_shortage
 
 # What the layers of a network raise on an input that they cannot take.
 _FAILURES = (
@@ -51,6 +52,8 @@ def check_input(model: nn.Module, images: Tensor) -> None:
         with torch.no_grad():
             model(images[:1])
     except _FAILURES as error:
+        if is_shortage(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
         raise DataError(
             f"The network cannot take images of {size} (channels, height, width): {reason}.",

@@ -10,6 +10,7 @@ from torch import nn
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.coupling.trace import trace
 from surgeon.edit.plan import Plan
+from surgeon.memory import named_shortage
 from surgeon.methods import make_config
 from surgeon.operate.course import Course, left_alone, round_seed
 from surgeon.operate.inputs import Batches, Say, Subject, find_method, measured_inputs, rounds
@@ -17,6 +18,7 @@ from surgeon.operate.several import agreed
 from surgeon.progress import Track, no_progress
 
 
+@named_shortage()
 def plan(
     model: nn.Module,
     method: str,
@@ -53,6 +55,7 @@ def plan(
         TraceError: the network cannot be traced.
         DataError: the method needs images and there are none, or their labels do not fit.
         PlanError: the partner's tensors do not fit.
+        MemoryShortageError: memory ran out.
     """
     chosen = find_method(method)
     config = make_config(chosen, options)

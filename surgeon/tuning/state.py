@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surgeon.errors import CheckpointError, DivergenceError
+from surgeon.memory import is_shortage
 from surgeon.processes import everyones, index
 from surgeon.tuning.generators import generator_states, set_generators
 from surgeon.tuning.position import place_of, put_back
@@ -97,6 +98,8 @@ def fitting_state() -> Iterator[None]:
     try:
         yield
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        if is_shortage(error):
+            raise
         raise CheckpointError(
             "The state does not fit the run that it is meant for.", "Begin anew, without the state."
         ) from error
