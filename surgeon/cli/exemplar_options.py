@@ -14,7 +14,7 @@ from surgeon.errors import OptionError
 if TYPE_CHECKING:
     from surgeon.data import ImageConfig
     from surgeon.data.transforms import Transform
-    from surgeon.operate.data_free import ExemplarJob
+    from surgeon.operate.job import ExemplarJob
 
 exemplar_options = combined(
     click.option(
@@ -49,7 +49,7 @@ def exemplar_job(values: dict[str, Any], seed: int) -> ExemplarJob:
     """Return what exemplars the command line asks for."""
     from surgeon.data.transforms import training_transform
     from surgeon.exemplars import SynthesisConfig
-    from surgeon.operate.data_free import ExemplarJob
+    from surgeon.operate.job import ExemplarJob
 
     config = SynthesisConfig(values["exemplars"], values["exemplar_steps"], _size(values["exemplar_size"]), seed)
 

@@ -2,33 +2,27 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from surgeon.checkpoint import Checkpoint
 from surgeon.coupling.graph import CouplingGraph
-from surgeon.data import ImageConfig, ImageData
+from surgeon.data import ImageData
 from surgeon.data.exemplars import Exemplars, read_exemplars, save_exemplars
 from surgeon.data.pictures import save_pictures
 from surgeon.data.synthetic import exemplar_data
-from surgeon.data.transforms import Transform
 from surgeon.edit.plan import Edit, Reorder, Rescale
 from surgeon.errors import ArchitectureError
 from surgeon.exemplars import SynthesisConfig, measure_effort, synthesize
 from surgeon.exemplars.classifier import check_classifier
 from surgeon.methods import make_config
 from surgeon.operate.inputs import Say, find_method, num_outputs
+from surgeon.operate.job import ExemplarJob, Job
 from surgeon.operate.plan import plan
 from surgeon.processes import is_main, same_tensors
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
 from surgeon.tuning.modes import has_batch_norm
-
-if TYPE_CHECKING:
-    from surgeon.operate.job import Job
 
 PASSES = 6
 """Forward passes over the exemplars beside fine-tuning: of measuring, recalibrating, and the stages' figures."""
@@ -40,30 +34,13 @@ REPORT_AFTER = 10.0
 """Seconds of work after which the estimate is corrected by what was really measured."""
 
 
-@dataclass(frozen=True)
-class ExemplarJob:
-    """What exemplars a job makes for want of images.
-
-    Attributes:
-        config: how they are made.
-        images: gives the network's input.
-        vary: gives what makes a training image's tensor, for the network's input.
-        pictures: folder for PNG images of them, or None.
-    """
-
-    config: SynthesisConfig
-    images: Callable[[nn.Module], ImageConfig]
-    vary: Callable[[ImageConfig], Transform]
-    pictures: Path | None = None
-
-
 def moves_values(edits: Sequence[Edit]) -> bool:
     """Return whether edits change the function: what keeps it keeps the BatchNorm statistics."""
     return any(not isinstance(edit, (Reorder, Rescale)) for edit in edits)
 
 
 def needs_images(
-    job: "Job", model: nn.Module, graph: CouplingGraph | None, partner: nn.Module | None, only_plan: bool
+    job: Job, model: nn.Module, graph: CouplingGraph | None, partner: nn.Module | None, only_plan: bool
 ) -> bool:
     """Return whether a job measures, trains or recalibrates: everything else works on the weights alone.
 
@@ -90,7 +67,7 @@ def needs_images(
 
 
 def make_exemplars(
-    job: "Job", wanted: ExemplarJob, model: nn.Module, checkpoint: Checkpoint, *, keep: bool, track: Track, say: Say
+    job: Job, wanted: ExemplarJob, model: nn.Module, checkpoint: Checkpoint, *, keep: bool, track: Track, say: Say
 ) -> ImageData:
     """Make exemplars from a checkpoint's network and return them as a data set.
 
@@ -142,7 +119,7 @@ def make_exemplars(
 
 
 def _earlier(
-    job: "Job", shape: tuple[int, ...], classes: int, config: SynthesisConfig, checkpoint: Checkpoint
+    job: Job, shape: tuple[int, ...], classes: int, config: SynthesisConfig, checkpoint: Checkpoint
 ) -> Exemplars | None:
     """Return the exemplars of an interrupted run that this one continues, where they are those that it would make."""
     file = job.exemplar_file
@@ -154,7 +131,7 @@ def _earlier(
     return made if same == wanted else None
 
 
-def _keep(job: "Job", wanted: ExemplarJob, made: Exemplars, say: Say) -> None:
+def _keep(job: Job, wanted: ExemplarJob, made: Exemplars, say: Say) -> None:
     file, replace = job.exemplar_file, job.may_replace(job.exemplar_file)
     if job.states is not None:
         job.states.announce(file, *(() if wanted.pictures is None else (wanted.pictures,)))

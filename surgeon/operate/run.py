@@ -15,7 +15,9 @@ from surgeon.operate.apply import apply
 from surgeon.operate.device_images import placed_images
 from surgeon.operate.finetune import finetune
 from surgeon.operate.inputs import Say
-from surgeon.operate.job import Job, Opened, loader, open_job, training_loader
+from surgeon.operate.job import Job
+from surgeon.operate.job_inputs import Opened, open_job
+from surgeon.operate.job_loaders import loader, training_loader
 from surgeon.operate.plan import plan
 from surgeon.operate.record import Record, Stage
 from surgeon.operate.stored_plan import save_plan

@@ -24,7 +24,7 @@ from two_stages import CLASSES, EXAMPLE, Two
 import surgeon
 from surgeon.data import ImageData
 from surgeon.errors import OutputError
-from surgeon.operate import job as jobs
+from surgeon.operate import job_inputs
 from surgeon.operate.job import Job
 from surgeon.operate.run import run_job
 from surgeon.tuning import TuningConfig
@@ -207,7 +207,7 @@ def main(folder: Path) -> None:
     surgeon.save(folder / "other.safetensors", Two().eval())
     graph = surgeon.trace(network, EXAMPLE)
     # Once for all: every run would take longer for this than for the rest.
-    jobs.trace_for_images = lambda model, images: graph
+    job_inputs.trace_for_images = lambda model, images: graph
     adam = {"opt": "adamw", "model_ema": True, "model_ema_decay": 0.5}
     check(make_job(folder, "sofm", {}, layers=("one", "two"), teacher="original"), 8, 1)
     check(make_job(folder, "sofm", {"every": "1"}, layers=("two",), tuning=adam), 6, 2)

@@ -1,0 +1,107 @@
+"""What can be refused of a job on files before any work is done."""
+
+from pathlib import Path
+
+from torch import nn
+
+from surgeon.checkpoint import refuse_existing
+from surgeon.data import ImageData
+from surgeon.data.pictures import check_folder
+from surgeon.errors import DataError, OptionError, OutputError
+from surgeon.methods import make_config
+from surgeon.operate.inputs import find_method
+from surgeon.operate.job import Job
+from surgeon.operate.job_loaders import loader, trains_batch_norm
+from surgeon.processes import count
+from surgeon.tuning.evaluate import count_images
+from surgeon.tuning.freeze import frozen_names
+from surgeon.tuning.mixing import check_mixable
+from surgeon.tuning.modes import frozen_parameters
+from surgeon.tuning.optimizer import create_optimizer
+from surgeon.tuning.schedule import create_schedule
+
+
+def check_fine_tuning(job: Job) -> None:
+    if job.images is None:
+        raise DataError(
+            "There are no images to fine-tune on.",
+            "Name some with --data: a folder with one folder a class, a timm name, or digits to try it out.",
+        )
+    if job.epochs == 0:
+        raise OptionError("No epoch of fine-tuning is asked for.", "Give --epochs 1 or more.")
+
+
+def check_method(job: Job, name: str) -> None:
+    method = find_method(name)
+    wanted = method.measures(make_config(method, job.options))
+    if job.plan is not None:
+        # Whatever it was measured on, or mixed with, is in it.
+        return
+    if wanted is not None and not job.has_images:
+        raise DataError(
+            f"The method {name} measures {wanted} on labelled images, and there are none.",
+            "Name some with --data: a folder with one folder a class, a timm name, or digits to try it out.",
+        )
+    if method.needs_partner and job.partner is None:
+        raise OptionError(f"The method {name} mixes two networks and was given one.", "Name the other with --partner.")
+    if job.partner is not None and not method.needs_partner:
+        raise OptionError(f"The method {name} takes no partner.", "Leave --partner out.")
+
+
+def check_outputs(job: Job) -> None:
+    """Refuse outputs that could not be written, before any work is done.
+
+    Raises:
+        OutputError: a path exists, is the input, or is not for .safetensors.
+    """
+    _check_suffix(job.result, "-o")
+    if job.result.resolve() == job.checkpoint.resolve():
+        raise OutputError(f"The output {job.result} is the input itself.", "Give another name with -o.")
+    if job.plan is not None and job.plan.path.resolve() in (job.result.resolve(), job.best.resolve()):
+        raise OutputError(f"The output {job.result} would replace the plan.", "Give another name with -o.")
+    for path in (job.result, job.record, job.best):
+        refuse_existing(path, job.may_replace(path))
+    if job.exemplars is not None:
+        refuse_existing(job.exemplar_file, job.may_replace(job.exemplar_file))
+        if job.exemplars.pictures is not None:
+            check_folder(job.exemplars.pictures, job.may_replace(job.exemplars.pictures))
+    if job.plan_output is not None:
+        _check_plan_output(job, job.plan_output)
+
+
+def _check_plan_output(job: Job, path: Path) -> None:
+    _check_suffix(path, "--save-plan")
+    others = [job.checkpoint, *(() if job.plan is None else (job.plan.path,))]
+    if path.resolve() in [other.resolve() for other in others]:
+        raise OutputError(f"The plan's output {path} is an input.", "Give another name with --save-plan.")
+    refuse_existing(path, job.overwrite)
+
+
+def _check_suffix(path: Path, option: str) -> None:
+    if path.suffix.lower() != ".safetensors":
+        raise OutputError(
+            f"The output {path} has the suffix {path.suffix or '(none)'}, and results are safetensors.",
+            f"Give a name that ends in .safetensors with {option}.",
+        )
+
+
+def check_tuning(job: Job, model: nn.Module) -> None:
+    """Refuse what cannot be frozen, optimized or scheduled, and batches too small, before any work is done."""
+    if trains_batch_norm(job, model) and job.batch_size * count() == 1:
+        raise OptionError(
+            "The network has BatchNorm, whose statistics are those of a batch, and --batch-size 1 gives it one image.",
+            "Give a larger --batch-size.",
+        )
+    check_mixable(job.tuning, job.batch_size)
+    frozen = frozen_names(model, job.tuning.freeze)
+    if job.has_images and job.epochs:
+        with frozen_parameters(model, frozen):
+            create_schedule(create_optimizer(model, job.tuning), job.tuning, 1)
+
+
+def check_count(job: Job, model: nn.Module, data: ImageData) -> None:
+    if trains_batch_norm(job, model) and count_images(loader(job, data.train)) == 1:
+        raise DataError(
+            f"The data {data.name} leaves one training image, and BatchNorm cannot be trained on one.",
+            "Give more images, or a larger --limit.",
+        )
