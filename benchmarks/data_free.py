@@ -4,11 +4,13 @@ On others' CIFAR-10 ResNets, three questions:
 - Do exemplars activate the channels as real images do? Class-representative activations (averaged over the image, each
   channel's mean over the classes taken off) are correlated with those of 2,000 real training images. Yardsticks: 2,000
   other real images, as many real images as there are exemplars, and noise.
-- Does `sofm` put the same channels together? The nodes that most classes send a channel to are a partition of the
-  channels; the adjusted Rand index is 1 for equal partitions and 0 on average for chance. Its yardstick is what another
-  seed of the map alone does to it.
+- Does `sofm` put the same channels together? Two measures against the map of the 2,000 images: the nodes that most
+  classes send a channel to are a partition of the channels, compared by the adjusted Rand index (1: equal, 0 on average
+  for chance); and for every two channels, how many of the classes send both to one node, compared by correlation.
+  Yardsticks: the map begun at random by another seed, on the same images, and every source against itself.
 - What is left of top-1 on real test images? Every operation is recalibrated and fine-tuned on the images of one source
-  alone, by the original's soft targets. The control differs in that no operation takes place.
+  alone, by the original's soft targets. The control differs in that no operation takes place. Beside it stands what a
+  user without real images is told: agreement with the original, on the images of the source.
 
 Results are appended to a file of JSON lines, finished runs are skipped, and `--report` writes Markdown.
 
@@ -21,7 +23,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from cifar10 import CONTROL, ROOT, Variant, decoded, network, rows_of, spread, variants
@@ -41,7 +43,7 @@ from surgeon.measure.bn import recalibrate
 from surgeon.methods.sofm import SofmConfig, map_channels
 from surgeon.operate import apply, finetune
 from surgeon.operate.record import Stage
-from surgeon.tuning import TuningConfig, evaluate, make_accelerator
+from surgeon.tuning import TuningConfig, compare_logits, evaluate, logits, make_accelerator
 
 CLASSES = 10
 REAL_IMAGES = 2_000
@@ -148,28 +150,48 @@ def _activations(options: argparse.Namespace, model_name: str) -> dict[str, Any]
     }
     result: dict[str, Any] = {}
     for layer in layers:
-        nodes = functools.partial(_nodes, graph, layer)
-        wanted = nodes(reference[layer], 0)
+        begun = functools.partial(_votes, graph, layer)
+        wanted = begun(reference[layer], 0)
         profile = _profile(reference[layer])
-        result[layer] = {
-            "the same images": {
-                "correlation": [1.0],
-                "overlap": [adjusted_rand_score(wanted, nodes(reference[layer], seed + 1)) for seed in seeds],
-            }
-        }
+        anew = [begun(reference[layer], seed + 1, init="random") for seed in seeds]
+        result[layer] = {"the same images, the map begun at random": _likeness(wanted, anew)}
         for name, measured in others.items():
             profiles = [_profile(each[layer]) for each in measured]
+            # The map's seed differs too, though from principal components it changes next to nothing.
+            votes = [begun(each[layer], seed + 1) for seed, each in enumerate(measured)]
             result[layer][name] = {
-                "correlation": [torch.corrcoef(torch.stack([profile, each]))[0, 1].item() for each in profiles],
-                # The map's seed differs too, as it does for the same images.
-                "overlap": [
-                    adjusted_rand_score(wanted, nodes(each[layer], seed + 1)) for seed, each in enumerate(measured)
-                ],
-                "among themselves": [
-                    torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in itertools.combinations(profiles, 2)
-                ],
+                "correlation": [_correlation(profile, each) for each in profiles],
+                "correlation among themselves": [_correlation(*pair) for pair in itertools.combinations(profiles, 2)],
+                **_likeness(wanted, votes),
             }
     return {"layers": result}
+
+
+def _likeness(wanted: Tensor, others: list[Tensor]) -> dict[str, list[float]]:
+    """Return how like a map is to others, and they to one another, by partition and by what is sent together."""
+    pairs = list(itertools.combinations(others, 2))
+    return {
+        "partition": [_same_partition(wanted, each) for each in others],
+        "partition among themselves": [_same_partition(*pair) for pair in pairs],
+        "together": [_correlation(_together(wanted), _together(each)) for each in others],
+        "together among themselves": [_correlation(*map(_together, pair)) for pair in pairs],
+    }
+
+
+def _same_partition(first: Tensor, second: Tensor) -> float:
+    """The adjusted Rand index of the nodes that most classes send the channels to."""
+    return float(adjusted_rand_score(first.argmax(0).tolist(), second.argmax(0).tolist()))
+
+
+def _together(votes: Tensor) -> Tensor:
+    """How often two channels come to one node, over two classes drawn apart, for every pair of channels."""
+    shares = votes.double() / votes.sum(0)
+    among = shares.T @ shares
+    return among[torch.triu(torch.ones_like(among), diagonal=1) > 0]
+
+
+def _correlation(first: Tensor, second: Tensor) -> float:
+    return torch.corrcoef(torch.stack([first, second]))[0, 1].item()
 
 
 def _profile(means: ClassMeans) -> Tensor:
@@ -178,16 +200,15 @@ def _profile(means: ClassMeans) -> Tensor:
     return (pooled - pooled.mean(0)).flatten()
 
 
-def _nodes(graph: Any, layer: str, means: ClassMeans, seed: int) -> list[int]:
-    """The node of every channel: the one that most classes send it to."""
+def _votes(graph: Any, layer: str, means: ClassMeans, seed: int, init: Literal["pca", "random"] = "pca") -> Tensor:
+    """How many classes send every channel to every node, int64 [nodes, channels]."""
     carried = max(graph.outputs.carried(layer), key=lambda each: each.group.size)
-    counts, _ = map_channels(means, carried, SofmConfig(), torch.Generator().manual_seed(seed))
-    nodes: list[int] = counts.argmax(0).tolist()
-    return nodes
+    votes, _ = map_channels(means, carried, SofmConfig(init=init), torch.Generator().manual_seed(seed))
+    return votes
 
 
 def _surgery(options: argparse.Namespace, model_name: str, name: str, source: str, seed: int) -> dict[str, Any]:
-    """Give top-1 on real test images after every stage."""
+    """Give top-1 on real test images after every stage, and agreement with the original on the source's images."""
     model = network(options, model_name)
     data = _images(options, model_name, source, seed, options.images)
     train = make_loader(data.train, batch_size=options.batch_size, shuffle=True, seed=seed)
@@ -216,7 +237,9 @@ def _surgery(options: argparse.Namespace, model_name: str, name: str, source: st
         variant = _operations(model_name)[name]
         layers = [variant.layer] if variant.layer else []
         apply(model, variant.method, layers, train=train, **common, **variant.options)
-    return {"top1": top1}
+    answers = [logits(each, calibration, accelerator=accelerator) for each in (network(options, model_name), model)]
+    drift, agreement = compare_logits(*answers)
+    return {"top1": top1, "agreement": agreement, "drift": drift}
 
 
 @functools.cache
@@ -232,42 +255,61 @@ def _report(options: argparse.Namespace, done: dict[tuple[Any, ...], dict[str, A
     if options.only != "surgery":
         lines += _activation_lines(options, [done[key] for key in keys if key[0] == "activations"])
     if options.only != "activations":
-        lines += _surgery_lines(options, {key[1:5]: done[key]["top1"] for key in keys if key[0] == "surgery"})
+        lines += _surgery_lines(options, {key[1:5]: done[key] for key in keys if key[0] == "surgery"})
     return "\n".join(lines) + "\n"
 
 
 def _activation_lines(options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[str]:
+    columns = ("correlation", "partition", "together")
     lines = [
-        f"Against {REAL_IMAGES:,} real training images, mean ± standard deviation of {options.seeds} seeds; "
-        f"exemplars of {options.steps} steps.",
+        f"Against {REAL_IMAGES:,} real training images, and in brackets of a source's seeds among themselves; mean ± "
+        f"standard deviation of {options.seeds} seeds; exemplars of {options.steps} steps.",
         "",
-        "| network | layer | images | correlation | correlation among themselves | adjusted Rand index of the map |",
+        "| network | layer | images | activations: correlation | map: adjusted Rand index | map: sent together, "
+        "correlation |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
         for layer, sources in row["layers"].items():
             for name, figures in sources.items():
-                cells = [spread(figures.get(what, [])) for what in ("correlation", "among themselves", "overlap")]
+                cells = [
+                    f"{spread(figures[what])} ({spread(figures[f'{what} among themselves'])})"
+                    if what in figures
+                    else "–"
+                    for what in columns
+                ]
                 lines.append(f"| {row['key'][1]} | {layer} | {name} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
-def _surgery_lines(options: argparse.Namespace, top1: dict[tuple[Any, ...], dict[str, float]]) -> list[str]:
+def _surgery_lines(options: argparse.Namespace, rows: dict[tuple[Any, ...], dict[str, Any]]) -> list[str]:
     lines = [
         f"Top-1 in percent on {options.test_images:,} real test images, mean ± standard deviation of {options.seeds} "
         f"seeds; {options.images} images of every source, {options.epochs} epochs in batches of at most "
-        f"{options.batch_size}, learning rate {options.lr:g}, the original's soft targets alone.",
+        f"{options.batch_size}, learning rate {options.lr:g}, the original's soft targets alone. Agreement is on the "
+        "source's own images after fine-tuning. merge=mean has random new consumers, merge=preserve zero ones.",
         "",
-        "| network | run | images | original | recalibrated | finetuned | finetuned − control, paired |",
-        "|---|---|---|---|---|---|---|",
+        "| network | run | images | agreement | recalibrated | finetuned | finetuned − untouched | "
+        "finetuned − control, paired |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for model in options.models:
+        seeds = range(options.seeds)
+        untouched = rows[model, CONTROL, SOURCES[0], 0]["top1"]["original"]
+        lines.append(f"| {model} | untouched | | | {untouched:.2f} | {untouched:.2f} | | |")
         for name, source in itertools.product(_names(options, model), SOURCES):
-            mine = [top1[model, name, source, seed] for seed in range(options.seeds)]
-            control = [top1[model, CONTROL, source, seed]["finetuned"] for seed in range(options.seeds)]
-            cells = [spread([each[stage] for each in mine if stage in each]) for stage in ("original", *STAGES)]
-            paired = [each["finetuned"] - other for each, other in zip(mine, control, strict=True)]
-            cells.append("–" if name == CONTROL else spread(paired, signed=True))
+            mine = [rows[model, name, source, seed] for seed in seeds]
+            control = [rows[model, CONTROL, source, seed]["top1"]["finetuned"] for seed in seeds]
+            tuned = [each["top1"]["finetuned"] for each in mine]
+            cells = [
+                spread([100 * each["agreement"] for each in mine]),
+                spread([each["top1"]["recalibrated"] for each in mine if "recalibrated" in each["top1"]]),
+                spread(tuned),
+                spread([each - untouched for each in tuned], signed=True),
+                spread([each - other for each, other in zip(tuned, control, strict=True)], signed=True),
+            ]
+            if name == CONTROL:
+                cells[-1] = "–"
             label = "control (no operation)" if name == CONTROL else name
             lines.append(f"| {model} | {label} | {source} | " + " | ".join(cells) + " |")
     return lines
