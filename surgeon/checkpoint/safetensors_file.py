@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -25,6 +27,19 @@ ITEM_BYTES = {
 _REMEDY = "Fetch or save the file again."
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a .safetensors file says of itself, and what its size bears out.
+
+    Args:
+        kinds: the dtype of every tensor by name, as the format writes it, and its shape.
+        metadata: the other entries.
+    """
+
+    kinds: Mapping[str, tuple[str, tuple[int, ...]]]
+    metadata: dict[str, str]
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a .safetensors file.
 
@@ -34,32 +49,43 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: the header is malformed, or describes data that the file does not have.
     """
-    metadata = _checked_metadata(path)
+    metadata = read_header(path).metadata
     try:
         return safetensors.torch.load_file(path), metadata
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path} is no sound safetensors file: {shown(error)}.", _REMEDY) from error
 
 
-def _checked_metadata(path: Path) -> dict[str, str]:
-    header, data_bytes = _header(path)
+def read_header(path: Path, longest: int = LONGEST_HEADER) -> Header:
+    """Read the header of a .safetensors file and hold it against the file, without reading a tensor.
+
+    Args:
+        path: the file.
+        longest: bytes of the header, at most.
+
+    Raises:
+        CheckpointError: the header is malformed, too long, or describes data that the file does not have.
+    """
+    header, data_bytes = _parsed(path, longest)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"The metadata in the header of {path} is not text by name.", _REMEDY)
     if not header:
         raise CheckpointError(f"{path} holds no tensor.", _REMEDY)
-    for name, entry in header.items():
-        _check_entry(path, name, entry, data_bytes)
-    return metadata
+    return Header({name: _kind(path, name, entry, data_bytes) for name, entry in header.items()}, metadata)
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
+def _parsed(path: Path, longest: int) -> tuple[dict[str, Any], int]:
     """The header, and how many bytes of data follow it."""
     after_length = path.stat().st_size - LENGTH_BYTES
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if after_length < 0 or length > min(after_length, LONGEST_HEADER):
             raise CheckpointError(f"{path} is truncated or no safetensors file: it ends before its header.", _REMEDY)
+        if length > longest:
+            raise CheckpointError(
+                f"The header of {path} has {length} bytes, more than the {longest} of its kind.", _REMEDY
+            )
         text = file.read(length)
     try:
         header = json.loads(text)
@@ -70,7 +96,8 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     return header, after_length - length
 
 
-def _check_entry(path: Path, name: str, entry: Any, data_bytes: int) -> None:
+def _kind(path: Path, name: str, entry: Any, data_bytes: int) -> tuple[str, tuple[int, ...]]:
+    """The dtype and the shape of an entry that fits the file."""
     where = f"The tensor {shown(name)} in the header of {path}"
     if not isinstance(entry, dict):
         raise CheckpointError(f"{where} is malformed.", _REMEDY)
@@ -85,6 +112,7 @@ def _check_entry(path: Path, name: str, entry: Any, data_bytes: int) -> None:
         raise CheckpointError(f"{where} lies outside the file, which is truncated or damaged.", _REMEDY)
     if end - start != item_bytes * math.prod(shape):
         raise CheckpointError(f"{where} has {end - start} bytes, which its shape {shape} does not take.", _REMEDY)
+    return str(entry["dtype"]), tuple(shape)
 
 
 def _are_integers(values: Any) -> TypeGuard[list[int]]:

@@ -1,17 +1,19 @@
 """Exemplars: labelled images that were synthesized from a checkpoint, and the file that keeps them."""
 
+import contextlib
 import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from surgeon.checkpoint import write_tensors
 from surgeon.checkpoint.display import shown
 from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS
-from surgeon.checkpoint.safetensors_file import read_safetensors
+from surgeon.checkpoint.safetensors_file import read_header, read_safetensors
 from surgeon.data.config import COLOR, GRAY
 from surgeon.errors import CheckpointError, DataError
 
@@ -20,7 +22,15 @@ KEY = "surgeon_exemplars"
 """The header's entry that tells such a file from others."""
 
 LONGEST = 10_000
-"""Characters of that entry: it holds eight short values."""
+"""Characters of that entry: it holds four short values."""
+
+LONGEST_HEADER = 2**20
+LARGEST_SIDE = 4096
+WIDEST_RATIO = 16
+"""Of the longer side to the shorter one: where the shorter one grows to the network's input, so does the other."""
+
+MOST_BYTES = 2**31
+"""Of all images together."""
 
 MOST = {"classes": 2**20, "seed": 2**62, "steps": 2**31}
 LEAST = {"classes": 2, "seed": 0, "steps": 1}
@@ -61,6 +71,31 @@ class Exemplars:
         }
 
 
+def check_shape(shape: Sequence[int]) -> None:
+    """Refuse images that no file of exemplars may hold, before they are made or read.
+
+    Args:
+        shape: N, C, H and W.
+
+    Raises:
+        DataError: there are none, they have other channels than 1 or 3, or are too large, too long or too many.
+    """
+    count, channels, *sides = shape
+    if channels not in (GRAY, COLOR):
+        raise DataError(f"Exemplars of {channels} channels are none.", "Images have 1 or 3 channels.")
+    height, width = sides
+    if not 1 <= min(sides) <= max(sides) <= LARGEST_SIDE or max(sides) > WIDEST_RATIO * min(sides):
+        raise DataError(
+            f"Exemplars of {height}x{width} pixels are too large or too long.",
+            f"Their sides may have {LARGEST_SIDE} pixels, and the longer one {WIDEST_RATIO} times those of the other.",
+        )
+    if not 1 <= math.prod(shape) <= MOST_BYTES:
+        raise DataError(
+            f"{count} exemplars of {height}x{width} pixels take more than {MOST_BYTES} bytes, or none.",
+            "Take fewer, or smaller ones with --exemplar-size.",
+        )
+
+
 def save_exemplars(path: Path, exemplars: Exemplars, overwrite: bool = False) -> None:
     """Write exemplars as .safetensors, whole or not at all.
 
@@ -78,17 +113,41 @@ def read_exemplars(path: Path) -> Exemplars:
     Raises:
         DataError: the file is missing, damaged, or holds something else.
     """
+    about = read_about(path)
+    with _reading(path):
+        tensors, _ = read_safetensors(path)
+    images, labels = tensors["images"], tensors["labels"]
+    if not 0 <= int(labels.min()) <= int(labels.max()) < about["classes"]:
+        raise _refusal(path, f"has labels outside of its {about['classes']} classes")
+    return Exemplars(images, labels, **about)
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Read and check what such a file says of its exemplars, without reading a single one.
+
+    Returns:
+        The attributes of `Exemplars` by name, but images and labels.
+
+    Raises:
+        DataError: the file is missing, damaged, or holds something else.
+    """
     if path.suffix.lower() != SAFETENSORS or not path.is_file():
         raise DataError(f"{shown(path)} is no file of exemplars.", _REMEDY)
+    with _reading(path):
+        header = read_header(path, LONGEST_HEADER)
+    about = _about(path, header.metadata)
+    _check_kinds(path, header.kinds)
+    return about
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        tensors, metadata = read_safetensors(path)
-    except (CheckpointError, OSError) as error:
+        yield
+    except CheckpointError as error:
+        raise DataError(error.problem, _REMEDY) from error
+    except OSError as error:
         raise DataError(f"The exemplars {shown(path)} cannot be read: {shown(error)}", _REMEDY) from error
-    about = _about(path, metadata)
-    images, labels = _images(path, tensors), _labels(path, tensors, about["classes"])
-    if len(images) != len(labels):
-        raise _refusal(path, f"has {len(images)} images and {len(labels)} labels")
-    return Exemplars(images, labels, **about)
 
 
 def _about(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
@@ -110,22 +169,24 @@ def _about(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     return about
 
 
-def _images(path: Path, tensors: dict[str, Tensor]) -> Tensor:
-    images = tensors.get("images")
-    if images is None or images.dtype != torch.uint8 or images.dim() != 4 or not images.numel():
+def _check_kinds(path: Path, kinds: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Refuse any but two tensors, of a type and a size that exemplars can have, before memory is taken for them."""
+    missing = {"images", "labels"} - set(kinds)
+    if missing:
+        raise _refusal(path, f"has no {' and no '.join(sorted(missing))}")
+    if len(kinds) > len(("images", "labels")):
+        raise _refusal(path, "has more tensors than images and labels")
+    (pixel, shape), (integer, counted) = kinds["images"], kinds["labels"]
+    if pixel != "U8" or len(shape) != len("NCHW"):
         raise _refusal(path, "has no images of 8-bit pixels")
-    if images.shape[1] not in (GRAY, COLOR):
-        raise _refusal(path, f"has images of {images.shape[1]} channels")
-    return images
-
-
-def _labels(path: Path, tensors: dict[str, Tensor], classes: int) -> Tensor:
-    labels = tensors.get("labels")
-    if labels is None or labels.dtype != torch.int64 or labels.dim() != 1 or not labels.numel():
-        raise _refusal(path, "has no labels")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise _refusal(path, f"has labels outside of its {classes} classes")
-    return labels
+    if integer != "I64" or len(counted) != 1:
+        raise _refusal(path, "has no labels that are whole numbers")
+    if shape[0] != counted[0]:
+        raise _refusal(path, f"has {shape[0]} images and {counted[0]} labels")
+    try:
+        check_shape(shape)
+    except DataError as error:
+        raise DataError(f"{shown(path)} cannot be used: {error.problem}", _REMEDY) from error
 
 
 def _refusal(path: Path, what: str) -> DataError:

@@ -8,7 +8,7 @@ from torch import nn
 from surgeon.checkpoint import Checkpoint
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.data import ImageData
-from surgeon.data.exemplars import Exemplars, read_exemplars, save_exemplars
+from surgeon.data.exemplars import Exemplars, check_shape, read_exemplars, save_exemplars
 from surgeon.data.pictures import save_pictures
 from surgeon.data.synthetic import exemplar_data
 from surgeon.edit.plan import Edit, Reorder, Rescale
@@ -90,6 +90,7 @@ def make_exemplars(
     varied = wanted.vary(images)
     size = config.size or images.input_size[1:]
     shape = (images.input_size[0], *size)
+    check_shape((config.count, *shape))
     device = make_accelerator(job.tuning.mixed_precision).device
     model.to(device)
     classes = _classes(model)

@@ -1,6 +1,7 @@
 """Exemplars and noise as data sets, and the file that keeps exemplars."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,16 @@ def _tensor(name: str, value: torch.Tensor) -> Callable[[dict[str, Any], dict[st
         (_with(more="x" * 10_000), "no exemplars"),
         (_tensor("images", torch.zeros(5, 3, 6, 8)), "8-bit"),
         (_tensor("images", torch.zeros(5, 3, 6, dtype=torch.uint8)), "8-bit"),
-        (_tensor("images", torch.zeros(0, 3, 6, 8, dtype=torch.uint8)), "8-bit"),
+        (_tensor("images", torch.zeros(0, 3, 6, 8, dtype=torch.uint8)), "0 images and 5 labels"),
         (_tensor("images", torch.zeros(5, 2, 6, 8, dtype=torch.uint8)), "2 channels"),
         (_tensor("images", torch.zeros(4, 3, 6, 8, dtype=torch.uint8)), "4 images and 5 labels"),
+        (_tensor("images", torch.zeros(5, 3, 1, 17, dtype=torch.uint8)), "1x17 pixels"),
+        (_tensor("images", torch.zeros(5, 3, 50_000, 1, dtype=torch.uint8)), "too large or too long"),
+        (_tensor("images", torch.zeros(5, 3, 300, 4097, dtype=torch.uint8)), "too large or too long"),
+        (_tensor("images", torch.zeros(5, 3, 0, 8, dtype=torch.uint8)), "0x8 pixels"),
+        (_tensor("more", torch.zeros(1)), "more tensors than images and labels"),
         (_tensor("labels", torch.zeros(5)), "no labels"),
+        (_tensor("labels", torch.zeros(5, 1, dtype=torch.int64)), "no labels"),
         (_tensor("labels", torch.tensor([0, 1, 2, 3, -1])), "outside"),
         (lambda tensors, about: tensors.pop("labels"), "no labels"),
         (lambda tensors, about: about.clear(), "other values"),
@@ -120,6 +127,44 @@ def test_a_spoilt_file_is_refused(
     save_file(tensors, tmp_path / "x.safetensors", {KEY: json.dumps(about)})
     with pytest.raises(DataError, match=words):
         read_exemplars(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "more", "words"),
+    [
+        (1000, (1024, 1024), {}, "take more than"),
+        (5, (6, 8), {"other": (2**31,)}, "more tensors"),
+        (1, (1, 2**28), {}, "too long"),
+        (5, (6, 8), {str(number): (0,) for number in range(30_000)}, "more than the"),
+    ],
+)
+def test_nothing_is_read_of_a_file_whose_header_promises_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    count: int,
+    size: tuple[int, int],
+    more: dict[str, tuple[int, ...]],
+    words: str,
+) -> None:
+    def refuse(path: Path) -> None:
+        raise AssertionError(f"the tensors of {path} are read")
+
+    kinds = {"images": (count, 3, *size), "labels": (count,), **more}
+    path = tmp_path / "large.safetensors"
+    header: dict[str, Any] = {"__metadata__": {KEY: json.dumps(ABOUT)}}
+    end = 0
+    for name, shape in kinds.items():
+        kind, item_bytes = ("I64", 8) if name == "labels" else ("U8", 1)
+        start, end = end, end + item_bytes * math.prod(shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        # A file of any size that takes no place on the disk.
+        file.truncate(8 + len(text) + end)
+    monkeypatch.setattr("surgeon.data.exemplars.read_safetensors", refuse)
+    with pytest.raises(DataError, match=words):
+        read_exemplars(path)
 
 
 def test_other_files_are_refused(tmp_path: Path, file: Path) -> None:
