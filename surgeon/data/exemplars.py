@@ -22,7 +22,7 @@ KEY = "surgeon_exemplars"
 """The header's entry that tells such a file from others."""
 
 LONGEST = 10_000
-"""Characters of that entry: it holds four short values."""
+"""Characters of that entry: it holds five short values."""
 
 LONGEST_HEADER = 2**20
 LARGEST_SIDE = 4096
@@ -34,6 +34,7 @@ MOST_BYTES = 2**31
 
 MOST = {"classes": 2**20, "seed": 2**62, "steps": 2**31}
 LEAST = {"classes": 2, "seed": 0, "steps": 1}
+DIGESTS = ("checkpoint_sha256", "synthesis_sha256")
 SHA256_DIGITS = 64
 _REMEDY = "Give a file that `surgeon apply` wrote beside a result, or leave --data out to have new ones made."
 
@@ -49,6 +50,7 @@ class Exemplars:
         checkpoint_sha256: of the file that the network was read from, as 64 hexadecimal digits.
         seed: of the synthesis.
         steps: of the optimization.
+        synthesis_sha256: of everything that they were made from: weights, input, options. 64 hexadecimal digits.
     """
 
     images: Tensor
@@ -57,6 +59,7 @@ class Exemplars:
     checkpoint_sha256: str
     seed: int
     steps: int
+    synthesis_sha256: str
 
     def described(self) -> dict[str, Any]:
         """Return what a record says about them."""
@@ -68,6 +71,7 @@ class Exemplars:
             "seed": self.seed,
             "steps": self.steps,
             "checkpoint_sha256": self.checkpoint_sha256,
+            "synthesis_sha256": self.synthesis_sha256,
         }
 
 
@@ -102,7 +106,7 @@ def save_exemplars(path: Path, exemplars: Exemplars, overwrite: bool = False) ->
     Raises:
         OutputError: the path exists, is not for .safetensors or cannot be written.
     """
-    about = {name: getattr(exemplars, name) for name in ("classes", "checkpoint_sha256", "seed", "steps")}
+    about = {name: getattr(exemplars, name) for name in (*LEAST, *DIGESTS)}
     tensors = {"images": exemplars.images, "labels": exemplars.labels}
     write_tensors(path, tensors, {KEY: json.dumps(about, sort_keys=True)}, overwrite=overwrite)
 
@@ -158,14 +162,14 @@ def _about(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         about = json.loads(text)
     except (ValueError, RecursionError):
         raise _refusal(path, "describes them in something else than JSON") from None
-    if not isinstance(about, dict) or set(about) != {*LEAST, "checkpoint_sha256"}:
+    if not isinstance(about, dict) or set(about) != {*LEAST, *DIGESTS}:
         raise _refusal(path, "describes them by other values than its version has")
     for name, least in LEAST.items():
         if type(about[name]) is not int or not least <= about[name] <= MOST[name]:
             raise _refusal(path, f"names {name} that are no whole number from {least} to {MOST[name]}")
-    digest = about["checkpoint_sha256"]
-    if not isinstance(digest, str) or len(digest) != SHA256_DIGITS or set(digest) - set("0123456789abcdef"):
-        raise _refusal(path, "names no checkpoint by 64 hexadecimal digits")
+    for digest in (about[name] for name in DIGESTS):
+        if not isinstance(digest, str) or len(digest) != SHA256_DIGITS or set(digest) - set("0123456789abcdef"):
+            raise _refusal(path, "names what they were made from by something else than 64 hexadecimal digits")
     return about
 
 

@@ -1,21 +1,25 @@
 """A job without images: exemplars are made from the checkpoint, kept beside the result, and stand in for them."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 
 from surgeon.checkpoint import Checkpoint
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.data import ImageData
-from surgeon.data.exemplars import Exemplars, check_shape, read_exemplars, save_exemplars
-from surgeon.data.pictures import save_pictures
+from surgeon.data.exemplars import Exemplars, check_shape
+from surgeon.data.sampling import spread_labels
 from surgeon.data.synthetic import exemplar_data
 from surgeon.edit.plan import Edit, Reorder, Rescale
 from surgeon.errors import ArchitectureError
-from surgeon.exemplars import SynthesisConfig, measure_effort, synthesize
+from surgeon.exemplars import measure_effort, synthesize
 from surgeon.exemplars.classifier import check_classifier
 from surgeon.methods import make_config
+from surgeon.operate.exemplar_files import find_earlier, synthesis_sha256
+from surgeon.operate.exemplar_files import keep as keep_exemplars
 from surgeon.operate.inputs import Say, find_method, num_outputs
 from surgeon.operate.job import ExemplarJob, Job
 from surgeon.operate.plan import plan
@@ -95,10 +99,24 @@ def make_exemplars(
     model.to(device)
     classes = _classes(model)
     check_classifier(model, shape, classes, device)
-    earlier = _earlier(job, shape, classes, config, checkpoint) if keep else None
+    config = dataclasses.replace(config, size=size)
+    # What they will be, but for the pixels.
+    expected = Exemplars(
+        images=torch.empty(config.count, *shape, dtype=torch.uint8),
+        labels=spread_labels(config.count, classes),
+        classes=classes,
+        checkpoint_sha256=checkpoint.sha256,
+        seed=config.seed,
+        steps=config.steps,
+        synthesis_sha256=synthesis_sha256(model, images, config, classes),
+    )
+    file = job.exemplar_file if keep else None
+    earlier = find_earlier(job, wanted, expected) if keep else None
     if earlier is not None:
-        say(f"The exemplars that the interrupted run has kept in {job.exemplar_file} are used again.")
-        return exemplar_data(earlier, images, varied, name="exemplars", file=job.exemplar_file, seed=config.seed)
+        say(f"The exemplars in {file} are those that this run would make, and are used; --restart makes them anew.")
+        if is_main():
+            keep_exemplars(job, wanted, earlier, say)
+        return exemplar_data(earlier, images, varied, name="exemplars", file=file, seed=config.seed)
     effort = measure_effort(model, shape, config, device=device)
     later = (PASSES + PASSES_AN_EPOCH * job.epochs) * effort.forward * config.count
     say(
@@ -111,35 +129,10 @@ def make_exemplars(
     )
     # All processes make them, so that none waits for long, and then take those of the main one.
     same_tensors([pixels, labels])
-    made = Exemplars(pixels, labels, classes, checkpoint.sha256, config.seed, config.steps)
+    made = dataclasses.replace(expected, images=pixels, labels=labels)
     if keep and is_main():
-        _keep(job, wanted, made, say)
-    return exemplar_data(
-        made, images, varied, name="exemplars", file=job.exemplar_file if keep else None, seed=config.seed
-    )
-
-
-def _earlier(
-    job: Job, shape: tuple[int, ...], classes: int, config: SynthesisConfig, checkpoint: Checkpoint
-) -> Exemplars | None:
-    """Return the exemplars of an interrupted run that this one continues, where they are those that it would make."""
-    file = job.exemplar_file
-    if job.restart or job.states is None or not job.states.announced(file) or not file.exists():
-        return None
-    made = read_exemplars(file)
-    wanted = (config.count, *shape), classes, checkpoint.sha256, config.seed, config.steps
-    same = tuple(made.images.shape), made.classes, made.checkpoint_sha256, made.seed, made.steps
-    return made if same == wanted else None
-
-
-def _keep(job: Job, wanted: ExemplarJob, made: Exemplars, say: Say) -> None:
-    file, replace = job.exemplar_file, job.may_replace(job.exemplar_file)
-    if job.states is not None:
-        job.states.announce(file, *(() if wanted.pictures is None else (wanted.pictures,)))
-    save_exemplars(file, made, replace)
-    say(f"The exemplars are kept in {file}; --data exemplars:{file} uses them again.")
-    if wanted.pictures is not None:
-        save_pictures(wanted.pictures, made, replace)
+        keep_exemplars(job, wanted, made, say)
+    return exemplar_data(made, images, varied, name="exemplars", file=file, seed=config.seed)
 
 
 def _classes(model: nn.Module) -> int:

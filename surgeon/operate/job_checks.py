@@ -6,11 +6,10 @@ from torch import nn
 
 from surgeon.checkpoint import refuse_existing
 from surgeon.data import ImageData
-from surgeon.data.pictures import check_folder
 from surgeon.errors import DataError, OptionError, OutputError
 from surgeon.methods import make_config
 from surgeon.operate.inputs import find_method
-from surgeon.operate.job import Job
+from surgeon.operate.job import ExemplarJob, Job
 from surgeon.operate.job_loaders import loader, trains_batch_norm
 from surgeon.processes import count
 from surgeon.tuning.evaluate import count_images
@@ -61,10 +60,6 @@ def check_outputs(job: Job) -> None:
         raise OutputError(f"The output {job.result} would replace the plan.", "Give another name with -o.")
     for path in (job.result, job.record, job.best):
         refuse_existing(path, job.may_replace(path))
-    if job.exemplars is not None:
-        refuse_existing(job.exemplar_file, job.may_replace(job.exemplar_file))
-        if job.exemplars.pictures is not None:
-            check_folder(job.exemplars.pictures, job.may_replace(job.exemplars.pictures))
     if job.plan_output is not None:
         _check_plan_output(job, job.plan_output)
 
@@ -97,6 +92,15 @@ def check_tuning(job: Job, model: nn.Module) -> None:
     if job.has_images and job.epochs:
         with frozen_parameters(model, frozen):
             create_schedule(create_optimizer(model, job.tuning), job.tuning, 1)
+
+
+def check_exemplars(job: Job, model: nn.Module, wanted: ExemplarJob) -> None:
+    """Refuse exemplars that are too few, before they are made."""
+    if wanted.config.count == 1 and trains_batch_norm(job, model):
+        raise OptionError(
+            "The network has BatchNorm, whose statistics are those of several images, and --exemplars 1 makes one.",
+            "Give --exemplars 2 or more.",
+        )
 
 
 def check_count(job: Job, model: nn.Module, data: ImageData) -> None:

@@ -15,7 +15,14 @@ from surgeon.operate.data_free import make_exemplars, needs_images
 from surgeon.operate.images import check_input, trace_for_images
 from surgeon.operate.inputs import Say, find_method, num_outputs, rounds
 from surgeon.operate.job import Job
-from surgeon.operate.job_checks import check_count, check_fine_tuning, check_method, check_outputs, check_tuning
+from surgeon.operate.job_checks import (
+    check_count,
+    check_exemplars,
+    check_fine_tuning,
+    check_method,
+    check_outputs,
+    check_tuning,
+)
 from surgeon.operate.job_loaders import leaves_single_image
 from surgeon.operate.replay import rehearse
 from surgeon.operate.several import batch_notes
@@ -71,6 +78,7 @@ def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Op
     partner, partner_file, partner_notes = _partner(job, model)
     data = _open_images(job, model)
     if data is None and job.exemplars is not None and needs_images(job, model, graph, partner, only_plan):
+        check_exemplars(job, model, job.exemplars)
         data = make_exemplars(job, job.exemplars, model, checkpoint, keep=not only_plan, track=track, say=say)
     if data is not None:
         check_count(job, model, data)

@@ -1,6 +1,8 @@
 """The folder that keeps the states of a run until it has ended, so that it can go on from the last one."""
 
 import contextlib
+import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ KEPT = 2
 NAME = re.compile(r"state-(\d{8})\.safetensors")
 LEFTOVER = re.compile(r"\.surgeon-[0-9a-f]{16}\.tmp")
 OUTPUTS = "outputs"
-"""Names of files that the run has begun to write, one a line."""
+"""A list in JSON of files that the run has begun to write, as they are seen from the folder's own."""
 
 LONGEST_LIST = 2**16
 
@@ -84,12 +86,12 @@ class StateFolder:
         """
         if is_main():
             self._make()
-            names = sorted({*self._announced(), *(path.name for path in outputs)})
-            write_text(self.path / OUTPUTS, "\n".join(names), overwrite=True)
+            places = sorted({*self._announced(), *(self._place(path) for path in outputs)})
+            write_text(self.path / OUTPUTS, json.dumps(places), overwrite=True)
 
     def announced(self, output: Path) -> bool:
         """Tell whether a run that did not come to its end may have written this file."""
-        return output.name in self._announced()
+        return self._place(output) in self._announced()
 
     def drop_states(self) -> None:
         """Remove the states, so that the next run begins anew."""
@@ -113,12 +115,22 @@ class StateFolder:
         """Whether there is anything to go on from."""
         return bool(self._states())
 
+    def _place(self, path: Path) -> str:
+        """Return where a path is, in a way that holds when everything is moved together."""
+        whole, home = os.path.abspath(path), os.path.abspath(self.path.parent)
+        try:
+            return Path(os.path.relpath(whole, home)).as_posix()
+        except ValueError:
+            # On another drive.
+            return whole
+
     def _announced(self) -> list[str]:
         try:
             with (self.path / OUTPUTS).open("rb") as file:
-                return file.read(LONGEST_LIST).decode().splitlines()
-        except (OSError, UnicodeDecodeError):
+                places = json.loads(file.read(LONGEST_LIST))
+        except (OSError, ValueError, RecursionError):
             return []
+        return [place for place in places if isinstance(place, str)] if isinstance(places, list) else []
 
     def _make(self) -> None:
         try:

@@ -105,34 +105,101 @@ def test_finetune_goes_on_from_the_result_with_and_without_real_images(
     assert "was synthesized from another checkpoint" in capsys.readouterr().err
 
 
+USED, MADE = "are those that this run would make", "pixels are synthesized"
+
+
+@pytest.mark.parametrize("epochs", ["2", "0"])
 def test_an_interrupted_run_goes_on_with_the_exemplars_that_it_has_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path, epochs: str
+) -> None:
+    output = tiny.with_name("test_resnet-sofm.safetensors")
+    file = tiny.with_name("test_resnet-sofm.exemplars.safetensors")
+    command = ["apply", tiny, *QUICK, *FEW, "--epochs", epochs]
+    assert call(monkeypatch, *command) == 0
+    first, kept = load_file(output), read_exemplars(file)
+    marked = dataclasses.replace(kept, images=255 - kept.images)
+    for given, words in (([], USED), (["--restart"], MADE)):
+        # As it stands after an interruption: nothing but the exemplars.
+        for path in (output, output.with_suffix(".json")):
+            path.unlink()
+        save_exemplars(file, marked, overwrite=True)
+        assert call(monkeypatch, *command, *given) == 0
+        assert words in capsys.readouterr().err
+        again = load_file(output)
+        assert torch.equal(read_exemplars(file).images, marked.images if words == USED else kept.images)
+        assert all(torch.equal(value, again[key]) for key, value in first.items()) == (words == MADE)
+    assert not output.with_suffix(".state").exists()
+
+
+def test_exemplars_that_other_options_have_made_are_neither_used_nor_replaced(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path
 ) -> None:
     output = tiny.with_name("test_resnet-sofm.safetensors")
     file = tiny.with_name("test_resnet-sofm.exemplars.safetensors")
-    assert call(monkeypatch, "apply", tiny, *QUICK, *FEW) == 0
-    first, kept = load_file(output), read_exemplars(file)
-    # As it stands after an interruption: nothing but the exemplars, which the run has taken down as its own.
-    for path in (output, output.with_suffix(".json")):
-        path.unlink()
-    StateFolder(tiny.with_name("test_resnet-sofm.state")).announce(file)
-    marked = dataclasses.replace(kept, images=255 - kept.images)
-    for case, given, words in (
-        (marked, [], "interrupted run"),
-        (dataclasses.replace(marked, seed=1), [], "are synthesized"),
-        (dataclasses.replace(marked, checkpoint_sha256="0" * 64), [], "are synthesized"),
-        (marked, ["--restart"], "are synthesized"),
+    command = ["apply", tiny, *QUICK, *FEW, "--epochs", "0"]
+    assert call(monkeypatch, *command) == 0
+    output.unlink()
+    output.with_suffix(".json").unlink()
+    before = file.read_bytes()
+    capsys.readouterr()
+    for other in (
+        ["--exemplars", "5"],
+        ["--exemplar-steps", "2"],
+        ["--exemplar-size", "31,32"],
+        ["--seed", "1"],
+        ["--mean", "0.1,0.2,0.3"],
+        ["--std", "0.1,0.2,0.3"],
     ):
-        save_exemplars(file, case, overwrite=True)
-        assert call(monkeypatch, "apply", tiny, *QUICK, *FEW, *given) == 0
+        assert call(monkeypatch, *command, *other) == 1
+        assert f"{file} exists" in capsys.readouterr().err
+        assert file.read_bytes() == before
+    # But if the run itself has said that it writes there, it may.
+    StateFolder(output.with_suffix(".state")).announce(file)
+    assert call(monkeypatch, *command, "--seed", "1", "--epochs", "1") == 0
+    assert MADE in capsys.readouterr().err
+    assert file.read_bytes() != before
+
+
+def test_exemplars_of_other_weights_in_the_same_file_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "both.pth"
+    torch.save({name: small_network(seed=seed).state_dict() for seed, name in enumerate(("model", "model_ema"))}, path)
+    command = ["apply", path, "--arch", "test_resnet", *QUICK, *FEW, "--epochs", "0", "--overwrite"]
+    for key, words in (("model", MADE), ("model", USED), ("model_ema", MADE), ("model_ema", USED)):
+        assert call(monkeypatch, *command, "--weights", key) == 0
         assert words in capsys.readouterr().err
-        again = load_file(output)
-        expected = case.images if words == "interrupted run" else kept.images
-        assert torch.equal(read_exemplars(file).images, expected)
-        assert all(torch.equal(value, again[key]) for key, value in first.items()) == (words != "interrupted run")
+
+
+def test_pictures_that_an_interrupted_run_did_not_come_to_are_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    output, pictures = tiny.with_name("test_resnet-sofm.safetensors"), tiny.with_name("pictures")
+    command = ["apply", tiny, *QUICK, *FEW, "--epochs", "0", "--save-exemplars", pictures]
+    assert call(monkeypatch, *command) == 0
+    written = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    for gone in (sorted(written)[3:], sorted(written)):
+        for name in gone:
+            (pictures / name).unlink()
         for path in (output, output.with_suffix(".json")):
             path.unlink()
-        StateFolder(tiny.with_name("test_resnet-sofm.state")).announce(file)
+        assert call(monkeypatch, *command) == 0
+        assert USED in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in pictures.iterdir()} == written
+    # Those of another network do not stay among the new ones.
+    assert call(monkeypatch, *command, "--exemplars", "4", "--overwrite") == 0
+    assert len(list(pictures.iterdir())) == 4
+
+
+def test_a_run_that_edited_nothing_can_be_given_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    nothing = ["--method", "channel-regeneration", "--inhibited-only", "1e-9", *SIZE, *FEW, "--epochs", "1"]
+    for words in (MADE, USED):
+        assert call(monkeypatch, "apply", tiny, *nothing) == 1
+        shown = capsys.readouterr().err
+        assert words in shown
+        assert "edited nothing" in shown
 
 
 def test_its_record_replays_to_the_bit(monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path) -> None:
@@ -190,7 +257,8 @@ def test_a_dry_run_measures_on_exemplars_and_writes_nothing(
         (["--exemplar-size", "8,x"], "--exemplar-size"),
         (["--exemplar-size", "8,8,8"], "height and width"),
         (["--exemplar-size", "0"], "two positive numbers"),
-        (["--exemplars", "1"], "one training image"),
+        (["--exemplars", "1"], "--exemplars 2 or more"),
+        (["--exemplar-size", "8,512"], "too large or too long"),
         (["--data", "exemplars:missing.safetensors"], "no file of exemplars"),
         (["--save-exemplars", "{folder}"], "not empty"),
         (["-o", "{folder}/taken.safetensors"], "taken.exemplars.safetensors exists"),
@@ -207,9 +275,11 @@ def test_refusals(
     taken.write_text("mine")
     filled = [argument.format(folder=tiny.parent) for argument in arguments]
     assert call(monkeypatch, "apply", tiny, *QUICK, "--exemplar-steps", "1", *filled) == 1
-    assert words in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert MADE not in shown
     assert taken.read_text() == "mine"
-    assert not tiny.with_name("test_resnet-sofm.safetensors").exists()
+    assert set(tiny.parent.iterdir()) == {tiny, taken}
 
 
 def test_a_network_without_a_classifier(

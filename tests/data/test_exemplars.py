@@ -1,5 +1,6 @@
 """Exemplars and noise as data sets, and the file that keeps exemplars."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -19,7 +20,9 @@ from surgeon.data.sampling import spread_labels
 from surgeon.errors import DataError, OutputError
 
 CONFIG = ImageConfig((3, 6, 8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 0.875)
-ABOUT: dict[str, Any] = {"classes": 4, "checkpoint_sha256": "ab" * 32, "seed": 5, "steps": 9}
+ABOUT: dict[str, Any] = {
+    "classes": 4, "checkpoint_sha256": "ab" * 32, "seed": 5, "steps": 9, "synthesis_sha256": "cd" * 32,
+}  # fmt: skip
 
 
 def exemplars(channels: int = 3) -> Exemplars:
@@ -99,6 +102,7 @@ def _tensor(name: str, value: torch.Tensor) -> Callable[[dict[str, Any], dict[st
         (_with(steps="9"), "steps"),
         (_with(checkpoint_sha256="x" * 64), "hexadecimal"),
         (_with(checkpoint_sha256=7), "hexadecimal"),
+        (_with(synthesis_sha256="CD" * 32), "hexadecimal"),
         (_with(more=1), "other values"),
         (_with(more="x" * 10_000), "no exemplars"),
         (_tensor("images", torch.zeros(5, 3, 6, 8)), "8-bit"),
@@ -198,14 +202,27 @@ def test_noise_is_for_tests_and_says_so() -> None:
 def test_pictures_for_the_eye(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     save_pictures(folder, exemplars())
+    other = dataclasses.replace(exemplars(), images=255 - exemplars().images[:3], labels=torch.tensor([0, 2, 2]))
     names = sorted(path.name for path in folder.iterdir())
     assert names == [f"{number:05}-class-{label}.png" for number, label in enumerate([0, 1, 2, 3, 1])]
     pixels = np.asarray(PIL.Image.open(folder / names[2]))
     assert np.array_equal(pixels, exemplars().images[2].permute(1, 2, 0).numpy())
     with pytest.raises(OutputError, match="not empty"):
-        save_pictures(folder, exemplars())
-    save_pictures(folder, exemplars(), overwrite=True)
+        save_pictures(folder, other)
+    (folder / names[1]).unlink()
+    kept = (folder / names[2]).stat()
+    # What stands there of the same images may have been left by a run that was killed.
+    save_pictures(folder, exemplars())
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert (folder / names[2]).stat() == kept
     with pytest.raises(OutputError, match="does not exist"):
         save_pictures(tmp_path / "no" / "folder", exemplars())
     with pytest.raises(OutputError, match="exists"):
         save_pictures(folder / names[0], exemplars(), overwrite=True)
+    (folder / "mine.png").write_text("mine")
+    with pytest.raises(OutputError, match="not empty"):
+        save_pictures(folder, exemplars())
+    save_pictures(folder, other, overwrite=True)
+    left = sorted(path.name for path in folder.iterdir())
+    assert left == ["00000-class-0.png", "00001-class-2.png", "00002-class-2.png", "mine.png"]
+    assert np.asarray(PIL.Image.open(folder / left[0])).tolist() == other.images[0].permute(1, 2, 0).tolist()

@@ -1,0 +1,106 @@
+"""Where a job keeps the exemplars that it makes: the same job uses them again, and nobody else's file is replaced."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from surgeon import __version__
+from surgeon.checkpoint import refuse_existing
+from surgeon.checkpoint.tree_file import digest
+from surgeon.data import ImageConfig
+from surgeon.data.exemplars import Exemplars, read_about, read_exemplars, save_exemplars
+from surgeon.data.pictures import check_folder, save_pictures
+from surgeon.errors import DataError, OutputError
+from surgeon.exemplars import SynthesisConfig
+from surgeon.operate.inputs import Say
+from surgeon.operate.job import ExemplarJob, Job
+from surgeon.processes import from_main, is_main, same_tensors
+
+
+def synthesis_sha256(model: nn.Module, images: ImageConfig, config: SynthesisConfig, classes: int) -> str:
+    """Return what tells exemplars from others: the SHA-256 of everything that they are made from.
+
+    Args:
+        model: the network, whose weights may be one of several sets in its file.
+        images: its input.
+        config: the options, with their size.
+        classes: number of classes.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    asked = {"images": dataclasses.asdict(images), "config": dataclasses.asdict(config), "classes": classes}
+    known = {**asked, "architecture": str(getattr(model, "surgeon_architecture", "")), "version": __version__}
+    return digest(dict(model.state_dict()), json.dumps(known, sort_keys=True, default=str))
+
+
+def find_earlier(job: Job, wanted: ExemplarJob, expected: Exemplars) -> Exemplars | None:
+    """Return the exemplars that stand in the job's file already, if they are those that it would make.
+
+    The main process looks, and the others hear of it: what a disk shows may change between two looks.
+
+    Args:
+        job: what they are for; one that begins anew makes them anew.
+        wanted: where PNG images of them go.
+        expected: what they would be, but for the pixels, in whose place anything may stand.
+
+    Raises:
+        OutputError: the file, or the folder for PNG images, is somebody else's.
+    """
+    found, refusal = None, None
+    if is_main():
+        try:
+            found = _find(job, wanted, expected)
+        except OutputError as error:
+            refusal = error.problem, error.remedy
+    is_found, refusal = from_main((found is not None, refusal))
+    if refusal is not None:
+        raise OutputError(*refusal)
+    if not is_found:
+        return None
+    earlier = found or expected
+    same_tensors([earlier.images, earlier.labels])
+    return earlier
+
+
+def keep(job: Job, wanted: ExemplarJob, made: Exemplars, say: Say) -> None:
+    """Write exemplars to the job's file; of the same ones only the PNG images that are missing.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    file, pictures = job.exemplar_file, wanted.pictures
+    earlier = _matching(file, made)
+    replace, replace_pictures = job.may_replace(file), pictures is not None and job.may_replace(pictures)
+    if job.states is not None:
+        job.states.announce(file, *(() if pictures is None else (pictures,)))
+    if earlier is None or not torch.equal(earlier.images, made.images):
+        save_exemplars(file, made, overwrite=replace or earlier is not None)
+        say(f"The exemplars are kept in {file}; --data exemplars:{file} uses them again.")
+    if pictures is not None:
+        save_pictures(pictures, made, replace_pictures)
+
+
+def _find(job: Job, wanted: ExemplarJob, expected: Exemplars) -> Exemplars | None:
+    file, pictures = job.exemplar_file, wanted.pictures
+    found = _matching(file, expected)
+    if found is None:
+        refuse_existing(file, job.may_replace(file))
+    if pictures is not None:
+        check_folder(pictures, job.may_replace(pictures), found)
+    return None if job.restart else found
+
+
+def _matching(file: Path, expected: Exemplars) -> Exemplars | None:
+    """Return the exemplars of a file if they were made from the very same; None where it is missing or another's."""
+    try:
+        if read_about(file)["synthesis_sha256"] != expected.synthesis_sha256:
+            return None
+        found = read_exemplars(file)
+    except DataError:
+        return None
+    same = found.images.shape == expected.images.shape and found.described() == expected.described()
+    return found if same and torch.equal(found.labels, expected.labels) else None
