@@ -60,6 +60,7 @@ def apply(
     partner: nn.Module | None = None,
     plan: Plan | None = None,
     recalibrate: bool = True,
+    reference: nn.Module | None = None,
     synthetic: bool = False,
     seed: int = 0,
     example_input: Any = None,
@@ -106,6 +107,7 @@ def apply(
         plan: carry this plan out, once and as a whole, in place of making one; `method`, `layers` and `options` are
             then the plan's, and the arguments of these names are not looked at.
         recalibrate: measure the BatchNorm statistics anew after the operation, where there is data.
+        reference: the network that answers are compared with for agreement and drift; `model` as it came by default.
         synthetic: `train` and `calibration` are images that nobody took. Their labels are no measure then: the scores
             of the epochs, where there is no `val`, are agreement with and drift from the network as it came, and no
             epoch is the best.
@@ -167,7 +169,7 @@ def apply(
         save_every,
         say,
     )
-    gauge = make_gauge(model, task, val, images, accelerator, track)
+    gauge = make_gauge(model, task, val, images, accelerator, track, reference)
     course = restored_course(taken(keeper, "course"), graph)
     with contextlib.ExitStack() as stack:
         second = None

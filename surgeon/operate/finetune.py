@@ -48,6 +48,7 @@ def finetune(
     tuning: TuningConfig | None = None,
     teacher: nn.Module | str | None = None,
     frozen: Collection[str] = (),
+    reference: nn.Module | None = None,
     synthetic: bool = False,
     seed: int = 0,
     accelerator: Accelerator | None = None,
@@ -78,7 +79,8 @@ def finetune(
         tuning: all other options of fine-tuning; its `epochs` and `seed` are replaced by the arguments.
         teacher: `original` distils from the network as it came, a module from that one.
         frozen: names of parameters that keep their values; see `tune`.
-        synthetic: see `apply`.
+        reference: see `apply`, likewise the next.
+        synthetic: `train` and `calibration` are images that nobody took.
         seed: seed of everything random.
         accelerator: device and precision; one is made where none is given.
         track: is told of every batch.
@@ -113,7 +115,7 @@ def finetune(
         say,
     )  # fmt: skip
     images = calibration if calibration is not None else train
-    gauge = make_gauge(model, task, val, images, accelerator, track)
+    gauge = make_gauge(model, task, val, images, accelerator, track, reference)
     work = Work(
         model, task, accelerator, train, val, settings, teaching, synthetic, seed, gauge, track, on_stage, on_epoch,
         on_best, keeper,

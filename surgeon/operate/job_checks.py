@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from surgeon.checkpoint import refuse_existing
+from surgeon.checkpoint import Checkpoint, refuse_existing
 from surgeon.data import ImageData
 from surgeon.errors import DataError, OptionError, OutputError
 from surgeon.methods import make_config
@@ -100,6 +100,31 @@ def check_exemplars(job: Job, model: nn.Module, wanted: ExemplarJob) -> None:
         raise OptionError(
             "The network has BatchNorm, whose statistics are those of several images, and --exemplars 1 makes one.",
             "Give --exemplars 2 or more.",
+        )
+
+
+def check_foreign(data: ImageData, checkpoint: Checkpoint, teacher: Checkpoint | None) -> None:
+    """Refuse exemplars of another network that does not teach: an edited one would learn from what is wrong with it.
+
+    Args:
+        data: exemplars that were made from another checkpoint than this.
+        checkpoint: of the network.
+        teacher: what the teacher was read from, or None where that is the network as it came.
+
+    Raises:
+        DataError: the teacher is not the network that they were made from.
+    """
+    digest = data.source["checkpoint_sha256"]
+    remedy = f"Name the checkpoint that they were made from: --teacher CKPT, whose SHA-256 begins with {digest[:12]}."
+    if teacher is None:
+        raise DataError(
+            f"The data {data.name} was synthesized from another checkpoint than {checkpoint.path}, which would be its "
+            "own teacher and its own measure.",
+            remedy,
+        )
+    if teacher.sha256 != digest:
+        raise DataError(
+            f"The data {data.name} was synthesized from another checkpoint than the teacher {teacher.path}.", remedy
         )
 
 

@@ -19,6 +19,7 @@ from surgeon.operate.job_checks import (
     check_count,
     check_exemplars,
     check_fine_tuning,
+    check_foreign,
     check_method,
     check_outputs,
     check_tuning,
@@ -38,6 +39,7 @@ class Opened:
         checkpoint: what was read.
         graph: its coupling graph; None where nothing is operated on.
         teacher: `original`, a network, or None.
+        reference: the network that the answers are compared with; None for the checkpoint's own as it came.
         partner: the second network, or None.
         partner_file: path and SHA-256 of its file, or nothing.
         data: the images; None where there are none.
@@ -48,6 +50,7 @@ class Opened:
     checkpoint: Checkpoint
     graph: CouplingGraph | None
     teacher: nn.Module | str | None
+    reference: nn.Module | None
     partner: nn.Module | None
     partner_file: Mapping[str, str]
     data: ImageData | None
@@ -74,7 +77,7 @@ def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Op
     model, checkpoint = open_checkpoint(job.checkpoint, job.arch, job.weights)
     check_tuning(job, model)
     graph = _graph(job, model)
-    teacher, teacher_notes = _teacher(job)
+    teacher, taught_by = _teacher(job)
     partner, partner_file, partner_notes = _partner(job, model)
     data = _open_images(job, model)
     if data is None and job.exemplars is not None and needs_images(job, model, graph, partner, only_plan):
@@ -82,14 +85,21 @@ def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Op
         data = make_exemplars(job, job.exemplars, model, checkpoint, keep=not only_plan, track=track, say=say)
     if data is not None:
         check_count(job, model, data)
-    notes = (*checkpoint.notes, *_precision_notes(checkpoint, model), *teacher_notes, *partner_notes)
+    notes = (*checkpoint.notes, *_precision_notes(checkpoint, model), *partner_notes)
+    notes += () if taught_by is None else taught_by.notes
+    reference = None
     if data is not None:
-        notes += (*data.notes, *data.training_notes, *_batch_notes(job, model, data), *_foreign_notes(data, checkpoint))
+        notes += (*data.notes, *data.training_notes, *_batch_notes(job, model, data))
+        if data.source.get("checkpoint_sha256", checkpoint.sha256) != checkpoint.sha256:
+            if not only_plan:
+                check_foreign(data, checkpoint, taught_by)
+            reference = teacher if isinstance(teacher, nn.Module) else None
+            notes += (_foreign_note(data, checkpoint, taught_by),)
     if job.plan is not None:
         notes += job.plan.notes
     for note in notes:
         say(note)
-    return Opened(model, checkpoint, graph, teacher, partner, partner_file, data, notes)
+    return Opened(model, checkpoint, graph, teacher, reference, partner, partner_file, data, notes)
 
 
 def _graph(job: Job, model: nn.Module) -> CouplingGraph | None:
@@ -115,12 +125,11 @@ def _open_images(job: Job, model: nn.Module) -> ImageData | None:
     return data
 
 
-def _teacher(job: Job) -> tuple[nn.Module | str | None, tuple[str, ...]]:
-    """Return the teacher, and notes about its file."""
+def _teacher(job: Job) -> tuple[nn.Module | str | None, Checkpoint | None]:
+    """Return the teacher, and its file where it has one of its own."""
     if job.teacher is None or job.teacher == "original":
-        return job.teacher, ()
-    teacher, checkpoint = open_checkpoint(Path(job.teacher), job.arch)
-    return teacher, checkpoint.notes
+        return job.teacher, None
+    return open_checkpoint(Path(job.teacher), job.arch)
 
 
 def _partner(job: Job, model: nn.Module) -> tuple[nn.Module | None, dict[str, str], tuple[str, ...]]:
@@ -154,11 +163,11 @@ def _precision_notes(checkpoint: Checkpoint, model: nn.Module) -> list[str]:
     ]
 
 
-def _foreign_notes(data: ImageData, checkpoint: Checkpoint) -> list[str]:
-    """Return a caution where exemplars were made from another checkpoint."""
-    if data.source.get("checkpoint_sha256", checkpoint.sha256) == checkpoint.sha256:
-        return []
-    return [f"The data {data.name} was synthesized from another checkpoint than {checkpoint.path}."]
+def _foreign_note(data: ImageData, checkpoint: Checkpoint, teacher: Checkpoint | None) -> str:
+    made = f"The data {data.name} was synthesized from another checkpoint than {checkpoint.path}"
+    if teacher is None:
+        return f"{made}."
+    return f"{made}: agreement and drift are measured against that one, which is the teacher {teacher.path}."
 
 
 def _batch_notes(job: Job, model: nn.Module, data: ImageData) -> list[str]:

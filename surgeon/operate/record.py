@@ -23,8 +23,9 @@ class Stage:
         top1: top-1 on the validation images, in percent; None without validation images. Likewise the next two.
         top5: top-5, in percent.
         loss: mean cross-entropy.
-        drift: relative L2 distance of the logits to the original's on calibration images; None without images.
-        agreement: share, 0 … 1, of calibration images with the original's top-1 answer; None without images.
+        drift: relative L2 distance of the logits to the original's (or another network's, as the notes then say) on
+            the first calibration images; None without images.
+        agreement: share, 0 … 1, of these images with the same top-1 answer; None without images.
         seconds: wall-clock time of the stage's work, its evaluation included.
         target: the module that was operated on; None for the original.
         metrics: the figures of another task than classification by name.

@@ -107,6 +107,7 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         "epochs": job.epochs,
         "tuning": settings,
         "teacher": opened.teacher,
+        "reference": opened.reference,
         "synthetic": data is not None and not data.real,
         "seed": job.seed,
         "accelerator": accelerator,

@@ -31,26 +31,29 @@ DRIFT_IMAGES = 256
 
 @dataclass
 class Gauge:
-    """Measures stages, always on the same images; its own reference is the network as it came.
+    """Measures stages, always on the same images.
 
     Args:
         model: the network.
         score: measures it on the validation images; None where there are none.
         calibration: batches on which the logits are compared with the original's; None for no such comparison.
         accelerator: device and precision.
+        reference: the network whose logits are the original's; the network as it came where there is none.
     """
 
     model: nn.Module
     score: Score | None
     calibration: Batches | None
     accelerator: Accelerator
+    reference: nn.Module | None = None
     _images: DataLoader[Any] | None = field(default=None, init=False)
-    _reference: torch.Tensor | None = field(default=None, init=False)
+    _wanted: torch.Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.calibration is not None:
             self._images = _first_images(self.calibration)
-            self._reference = logits(self.model, self._images, accelerator=self.accelerator)
+            original = self.model if self.reference is None else self.reference
+            self._wanted = logits(original, self._images, accelerator=self.accelerator)
 
     def stage(self, name: StageName, target: str | None, start: float, figures: Figures | None = None) -> Stage:
         """Return the figures of the network as it stands.
@@ -83,9 +86,9 @@ class Gauge:
 
     def _compared(self, model: nn.Module) -> tuple[float, float] | tuple[None, None]:
         """Return drift and agreement."""
-        if self._images is None or self._reference is None:
+        if self._images is None or self._wanted is None:
             return None, None
-        return compare_logits(self._reference, logits(model, self._images, accelerator=self.accelerator))
+        return compare_logits(self._wanted, logits(model, self._images, accelerator=self.accelerator))
 
 
 def _figures(scores: Scores | Metrics) -> Figures:

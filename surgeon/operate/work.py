@@ -141,10 +141,11 @@ def make_gauge(
     images: Batches | None,
     accelerator: Accelerator,
     track: Track,
+    reference: nn.Module | None = None,
 ) -> Gauge:
-    """Return what measures the stages; only logits of classes are compared with the original's."""
+    """Return what measures the stages; only logits of classes are compared, with the original's or a reference's."""
     score = None if val is None else task.score(val, accelerator, track)
-    return Gauge(model, score, images if task.classifies else None, accelerator)
+    return Gauge(model, score, images if task.classifies else None, accelerator, reference)
 
 
 def find_teacher(model: nn.Module, teacher: nn.Module | str | None) -> nn.Module | None:

@@ -1,6 +1,7 @@
 """Surgery without data: exemplars are made where something needs images, kept, and used again."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -77,32 +78,71 @@ def test_exemplars_are_used_again_with_the_same_result(
     first, second = (load_file(tmp_path / f"{name}.safetensors") for name in "ab")
     assert all(torch.equal(value, second[key]) for key, value in first.items())
     assert not (tmp_path / "b.exemplars.safetensors").exists()
-    foreign = [tmp_path / "a.safetensors", *QUICK, "--data", spec, "-o", tmp_path / "c.safetensors"]
-    assert call(monkeypatch, "apply", *foreign, "--arch", "test_resnet") == 0
-    assert "was synthesized from another checkpoint" in capsys.readouterr().err
-    assert "another checkpoint" in " ".join(json.loads((tmp_path / "c.json").read_text())["notes"])
     assert call(monkeypatch, "evaluate", tiny, *SIZE, "--data", spec) == 1
     assert "not accuracy" in capsys.readouterr().err
 
 
-def test_finetune_goes_on_from_the_result_with_and_without_real_images(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path
+def test_fine_tuning_goes_on_from_the_result_with_real_images(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path
 ) -> None:
     assert call(monkeypatch, "apply", tiny, *QUICK, *FEW, "-o", tmp_path / "a.safetensors") == 0
     tuning = ["finetune", tmp_path / "a.safetensors", "--arch", "test_resnet", *SIZE, "--epochs", "1", "--workers", "0"]
-    data = {"real": "digits", "made": f"exemplars:{tmp_path}/a.exemplars.safetensors"}
-    records = {}
-    for name, spec in data.items():
-        output = tmp_path / f"{name}.safetensors"
-        assert call(monkeypatch, *tuning, "--data", spec, "--limit", "30", "-o", output) == 0
-        records[name] = json.loads(output.with_suffix(".json").read_text())
-    assert records["real"]["data"] == {"name": "digits", "kind": "images"}
-    assert records["real"]["tuning"]["teacher_weight"] == 0.5
-    assert records["real"]["stages"][-1]["top1"] is not None
-    assert records["made"]["data"]["kind"] == "exemplars"
-    assert records["made"]["tuning"]["teacher_weight"] == 1
-    assert records["made"]["stages"][-1]["top1"] is None
-    assert "was synthesized from another checkpoint" in capsys.readouterr().err
+    assert call(monkeypatch, *tuning, "--data", "digits", "--limit", "30", "-o", tmp_path / "real.safetensors") == 0
+    record = json.loads((tmp_path / "real.json").read_text())
+    assert record["data"] == {"name": "digits", "kind": "images"}
+    assert record["tuning"]["teacher_weight"] == 0.5
+    assert record["stages"][-1]["top1"] is not None
+
+
+@pytest.mark.parametrize(
+    "command", [["finetune", *SIZE, "--epochs", "1"], ["apply", *QUICK]], ids=lambda given: given[0]
+)
+def test_the_result_goes_on_with_its_exemplars_only_where_the_checkpoint_teaches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path, command: list[str]
+) -> None:
+    edited = tmp_path / "a.safetensors"
+    assert call(monkeypatch, "apply", tiny, *QUICK, *FEW, "--epochs", "0", "-o", edited) == 0
+    file, output = tmp_path / "a.exemplars.safetensors", tmp_path / "b.safetensors"
+    digest = hashlib.sha256(tiny.read_bytes()).hexdigest()
+    again = [*command, edited, "--arch", "test_resnet", "--data", f"exemplars:{file}", "-o", output]
+    for teacher, words in (
+        ([], "own teacher and its own measure"),
+        (["--teacher", "original"], "own teacher and its own measure"),
+        (["--teacher", edited], f"another checkpoint than the teacher {edited}"),
+    ):
+        capsys.readouterr()
+        assert call(monkeypatch, *again, *teacher) == 1
+        shown = capsys.readouterr().err
+        assert words in shown
+        assert f"--teacher CKPT, whose SHA-256 begins with {digest[:12]}." in shown
+        assert not output.exists()
+    assert call(monkeypatch, *again, "--teacher", tiny) == 0
+    said = f"agreement and drift are measured against that one, which is the teacher {tiny}."
+    assert said in capsys.readouterr().err
+    record = json.loads(output.with_suffix(".json").read_text())
+    assert record["tuning"]["teacher_weight"] == 1
+    assert said in " ".join(record["notes"])
+    # By hand: the first stage is the edited network, held against the one that it was.
+    images = read_exemplars(file).images / 255
+    config = surgeon.data.image_config(small_network())
+    normalized = (images - torch.tensor(config.mean)[:, None, None]) / torch.tensor(config.std)[:, None, None]
+    with torch.no_grad():
+        kept, now = (surgeon.load(path, "test_resnet").eval()(normalized) for path in (tiny, edited))
+    first = record["stages"][0]
+    assert first["drift"] == pytest.approx(((now - kept).norm() / kept.norm()).item(), rel=1e-4)
+    assert first["drift"] > 0.01
+    assert first["agreement"] == (now.argmax(1) == kept.argmax(1)).double().mean().item()
+    assert record["epochs"][-1]["metrics"]["drift"] == record["stages"][-1]["drift"]
+
+
+def test_a_plan_may_be_measured_on_exemplars_of_another_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path
+) -> None:
+    edited = tmp_path / "a.safetensors"
+    assert call(monkeypatch, "apply", tiny, *QUICK, *FEW, "--epochs", "0", "-o", edited) == 0
+    spec = f"exemplars:{tmp_path}/a.exemplars.safetensors"
+    assert call(monkeypatch, "apply", edited, *QUICK, "--arch", "test_resnet", "--data", spec, "--dry-run") == 0
+    assert f"was synthesized from another checkpoint than {edited}." in capsys.readouterr().err
 
 
 USED, MADE = "are those that this run would make", "pixels are synthesized"
