@@ -25,6 +25,7 @@ from surgeon.cli.options import (
 from surgeon.cli.recipes import recipe_of, recipe_option
 from surgeon.cli.running import run_and_show, tensorboard_option
 from surgeon.cli.tuning_options import tuning_config, tuning_options
+from surgeon.cli.unused_options import NOT_WRITTEN_BY_A_DRY_RUN, refuse_unused, refuse_unused_of_data
 from surgeon.cli.voice import say
 from surgeon.errors import OptionError
 
@@ -131,6 +132,9 @@ def command(
     options |= {name: str(value) for name, value in given.items() if value is not None}
     if save_plan is not None and not dry_run:
         raise click.UsageError("--save-plan goes with --dry-run.")
+    if dry_run:
+        refuse_unused(ctx, NOT_WRITTEN_BY_A_DRY_RUN, "with --dry-run, which writes nothing but a plan")
+    refuse_unused_of_data(ctx, values["data"])
     if values["data"] is None and epochs and not dry_run:
         say(FIRST_WORDS)
     from surgeon.cli import render

@@ -17,6 +17,7 @@ from surgeon.cli.options import (
     open_images,
     weights_option,
 )
+from surgeon.cli.unused_options import refuse_unused_of_data
 from surgeon.errors import DataError
 
 
@@ -27,10 +28,20 @@ from surgeon.errors import DataError
 @data_options(hold_out=0.0)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the held-out or limited images.")
 @json_option
-def command(checkpoint: Path, arch: str | None, weights: str | None, seed: int, as_json: bool, **values: Any) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context,
+    checkpoint: Path,
+    arch: str | None,
+    weights: str | None,
+    seed: int,
+    as_json: bool,
+    **values: Any,
+) -> None:
     """Measure a checkpoint's top-1, top-5 and loss on validation images."""
     if values["data"] is None:
         raise DataError("There are no images to evaluate on.", "Name some with --data.")
+    refuse_unused_of_data(ctx, values["data"])
     from surgeon.cli import render
     from surgeon.cli.live import View
     from surgeon.data import check_classes, make_loader

@@ -20,6 +20,7 @@ from surgeon.cli.options import (
 from surgeon.cli.recipes import recipe_of, recipe_option
 from surgeon.cli.running import run_and_show, tensorboard_option
 from surgeon.cli.tuning_options import tuning_config, tuning_options
+from surgeon.cli.unused_options import refuse_unused_of_data
 
 
 @click.command(name="finetune")
@@ -56,6 +57,8 @@ def command(
     \b
     surgeon finetune resnet50.safetensors --data IMAGES --epochs 3
     """
+    if values["data"] is not None:
+        refuse_unused_of_data(ctx, values["data"])
     from surgeon.data.synthetic import is_synthetic
     from surgeon.operate.job import Job
 

@@ -72,8 +72,8 @@ def data_options(hold_out: float) -> Decorator:
         click.option(
             "--data",
             metavar="DATA",
-            help="A folder of images, a timm name (torch/…, hfds/…, wds/…), digits, exemplars:FILE, or random (noise, for "
-            "tests only); a folder that is named so is ./random.",
+            help="A folder of images, a timm name (torch/…, hfds/…, wds/…), digits, exemplars:FILE, or random (noise, "
+            "for tests only); a folder that is named so is ./random.",
         ),
         click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images a batch."),
         click.option(

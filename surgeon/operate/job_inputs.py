@@ -1,6 +1,6 @@
 """A job on files is opened: everything that it names is read and found fit for it, the cheapest checks first."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from surgeon.checkpoint import Checkpoint, open_checkpoint
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.data import ImageData, check_classes
 from surgeon.errors import CheckpointError, PlanError
+from surgeon.methods import make_config
 from surgeon.operate.data_free import make_exemplars, needs_images
 from surgeon.operate.images import check_input, trace_for_images
 from surgeon.operate.inputs import Say, find_method, num_outputs, rounds
@@ -97,6 +98,8 @@ def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Op
             notes += (_foreign_note(data, checkpoint, taught_by),)
     if job.plan is not None:
         notes += job.plan.notes
+    if not only_plan:
+        notes += (*_unused_notes(job, data),)
     for note in notes:
         say(note)
     return Opened(model, checkpoint, graph, teacher, reference, partner, partner_file, data, notes)
@@ -168,6 +171,16 @@ def _foreign_note(data: ImageData, checkpoint: Checkpoint, teacher: Checkpoint |
     if teacher is None:
         return f"{made}."
     return f"{made}: agreement and drift are measured against that one, which is the teacher {teacher.path}."
+
+
+def _unused_notes(job: Job, data: ImageData | None) -> Iterator[str]:
+    """Yield a note for everything that was asked for and will not happen."""
+    if data is None and job.exemplars is not None and job.exemplars.pictures is not None:
+        yield f"Nothing needs images, so no exemplars are made and none are written to {job.exemplars.pictures}."
+    if job.plan is None and job.method is not None and job.options.get("every") is not None:
+        every = getattr(make_config(find_method(job.method), job.options), "every", None)
+        if every is not None and every >= job.epochs:
+            yield f"The operation is not repeated: it would be every {every} epochs, and there are {job.epochs}."
 
 
 def _batch_notes(job: Job, model: nn.Module, data: ImageData) -> list[str]:

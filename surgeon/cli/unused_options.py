@@ -1,0 +1,58 @@
+"""Options that stand on the command line and would do nothing are refused: whoever gave them expects that they do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import click
+from click.core import ParameterSource
+
+from surgeon.errors import OptionError
+
+READ_FROM_DATA = ("limit", "hold_out", "data_root", "download")
+MADE_WITHOUT_DATA = ("exemplars", "exemplar_steps", "exemplar_size", "save_exemplars")
+NOT_WRITTEN_BY_A_DRY_RUN = ("save_exemplars", "tensorboard")
+
+
+def refuse_unused(ctx: click.Context, names: Collection[str], why: str) -> None:
+    """Refuse options that were given on the command line.
+
+    Those of a recipe are passed over, which may be the record of a run with other images.
+
+    Args:
+        ctx: of the command.
+        names: the parameters' names; those that the command does not have are passed over.
+        why: when they do nothing, as the end of a sentence.
+
+    Raises:
+        OptionError: one of them was given.
+    """
+    for option in ctx.command.params:
+        if option.name in names and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise OptionError(f"The option {option.opts[-1]} does nothing {why}.", "Leave it out.")
+
+
+def refuse_unused_of_data(ctx: click.Context, data: str | None) -> None:
+    """Refuse options that do nothing with these images, or without any.
+
+    Args:
+        ctx: of the command.
+        data: `--data`, or None.
+
+    Raises:
+        OptionError: one of them was given.
+    """
+    if data is None:
+        refuse_unused(ctx, READ_FROM_DATA, "without --data")
+        return
+    refuse_unused(ctx, MADE_WITHOUT_DATA, "with --data: it is for images that are made where there are none")
+    from surgeon.data import named
+    from surgeon.data.synthetic import is_synthetic
+
+    family = named.prefix(data)
+    if is_synthetic(data):
+        refuse_unused(ctx, ["hold_out"], f"with --data {data}: all of these images are trained on")
+    if not family:
+        refuse_unused(ctx, ["data_root"], f"with --data {data}: it is for torch/…, hfds/… and other names of timm's")
+    if family != named.TORCH:
+        refuse_unused(ctx, ["download"], f"with --data {data}: it is for torch/…")
