@@ -84,6 +84,22 @@ def keep(job: Job, wanted: ExemplarJob, made: Exemplars, say: Say) -> None:
         save_pictures(pictures, made, replace_pictures)
 
 
+def drop_stale(job: Job, used: str | None, say: Say) -> None:
+    """Remove the exemplars of an earlier result that is being replaced: they are not what this one was made with.
+
+    Args:
+        job: what has been done.
+        used: where the exemplars of this result are, or None.
+        say: is told of it.
+    """
+    file = job.exemplar_file
+    own = used is not None and Path(used).resolve() == file.resolve()
+    if own or not file.is_file() or not job.may_replace(file):
+        return
+    file.unlink(missing_ok=True)
+    say(f"The exemplars of the earlier result, {file}, are removed: this one was made without them.")
+
+
 def _find(job: Job, wanted: ExemplarJob, expected: Exemplars) -> Exemplars | None:
     file, pictures = job.exemplar_file, wanted.pictures
     found = _matching(file, expected)

@@ -13,6 +13,7 @@ from surgeon.edit.plan import Plan
 from surgeon.errors import OptionError, PlanError
 from surgeon.operate.apply import apply
 from surgeon.operate.device_images import placed_images
+from surgeon.operate.exemplar_files import drop_stale
 from surgeon.operate.finetune import finetune
 from surgeon.operate.inputs import Say
 from surgeon.operate.job import Job
@@ -150,7 +151,7 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         notes=(*record.notes, *opened.notes, *filter(None, [uncompiled]), *remarks),
     )
     if is_main():
-        _write(job, model, record, [state for _, state in best])
+        _write(job, model, record, [state for _, state in best], say)
     # Until the files are there, or the main process has failed to write them.
     accelerator.wait_for_everyone()
     for remark in (*own_notes, *remarks):
@@ -177,7 +178,7 @@ def _loss_of_accuracy(record: Record) -> list[str]:
     return [f"The result is worse than the input: top-1 fell from {first:.2f} % to {last:.2f} %."]
 
 
-def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, torch.Tensor]]) -> None:
+def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, torch.Tensor]], say: Say) -> None:
     core = {key: value for key, value in record.to_dict().items() if key not in ("edits", "epochs", "skipped")}
     header = {"surgeon": json.dumps(core, default=str)}
     model.to("cpu")
@@ -194,5 +195,6 @@ def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, 
     if not best:
         # Permitted by --overwrite: weights of an earlier run must not stand beside this one's result.
         job.best.unlink(missing_ok=True)
+    drop_stale(job, record.data.get("file"), say)
     if job.states is not None:
         job.states.remove()

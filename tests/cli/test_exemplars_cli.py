@@ -135,6 +135,29 @@ def test_the_result_goes_on_with_its_exemplars_only_where_the_checkpoint_teaches
     assert record["epochs"][-1]["metrics"]["drift"] == record["stages"][-1]["drift"]
 
 
+def test_exemplars_of_an_earlier_result_do_not_stay_beside_one_that_was_made_without(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    file = tiny.with_name("test_resnet-sofm.exemplars.safetensors")
+    command = ["apply", tiny, *QUICK, "--epochs", "0", "--overwrite"]
+    assert call(monkeypatch, *command, *FEW) == 0
+    before = file.read_bytes()
+    # Those that the result itself was made with stay, by whatever name.
+    spec = f"exemplars:{file.parent}/../{file.parent.name}/{file.name}"
+    assert call(monkeypatch, *command, "--data", spec) == 0
+    assert file.read_bytes() == before
+    capsys.readouterr()
+    assert call(monkeypatch, *command, "--data", "random", "--limit", "6") == 0
+    assert f"{file}, are removed" in capsys.readouterr().err
+    assert not file.exists()
+    # Without permission to replace anything, nothing is touched.
+    for path in (tiny.with_name("test_resnet-sofm.safetensors"), tiny.with_name("test_resnet-sofm.json")):
+        path.unlink()
+    file.write_bytes(before)
+    assert call(monkeypatch, *command[:-1], "--data", "random", "--limit", "6") == 0
+    assert file.read_bytes() == before
+
+
 def test_a_plan_may_be_measured_on_exemplars_of_another_checkpoint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path
 ) -> None:
