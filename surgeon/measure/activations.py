@@ -21,8 +21,8 @@ class ClassMeans:
     """The mean output of a module for every class.
 
     Args:
-        mean: `[C, *output.shape[1:]]` float32; zero for a class without images.
-        count: `[C]` int64 on the CPU, the images of each class; zero marks a class that the mean knows nothing of.
+        mean: `[P, *output.shape[1:]]` float32, a row for each of the P classes with images, in their order.
+        count: `[C]` int64 on the CPU, the images of each class; zero marks a class that has no row.
     """
 
     mean: Tensor
@@ -67,28 +67,52 @@ def class_means(
         own = shared(batches, even=False)
         for images, labels in track(own, "measuring", own_count(image_count(batches))):
             count += _histogram(labels, num_classes)
-            sums.start(labels.to(device, torch.int64, non_blocking=True))
+            sums.start(labels, device)
             model(images.to(device, non_blocking=True))
             sums.check_complete(modules)
     if not int(add_up(count).sum()):
         raise DataError("There is no image to measure activations on.", "Give data with at least one labelled image.")
-    totals = add_up_by_name(sums.total)
-    return {name: ClassMeans(_divided(totals[name], count), count) for name in modules}
+    present = count.nonzero().flatten()
+    totals = add_up_by_name({name: sums.taken(name, present) for name in tuple(sums.total)})
+    return {name: ClassMeans(_divided(totals[name], count[present]), count) for name in modules}
 
 
 class _Sums:
-    """One running sum of outputs for every module and class."""
+    """One running sum of outputs for every module and every class that has come up, in the order in which they did."""
 
     def __init__(self, num_classes: int, budget_bytes: int) -> None:
         self.total: dict[str, Tensor] = {}
         self._num_classes = num_classes
         self._budget_bytes = budget_bytes
-        self._labels = torch.empty(0, dtype=torch.int64)
+        self._reserved = 0
+        self._row_of = torch.full((num_classes,), -1)
+        self._classes = 0
+        self._rows = torch.empty(0, dtype=torch.int64)
         self._seen: set[str] = set()
 
-    def start(self, labels: Tensor) -> None:
-        self._labels = labels
+    def start(self, labels: Tensor, device: torch.device | str) -> None:
+        """Begin with the images of a batch, whose outputs come from `device`."""
+        labels = labels.cpu().long()
+        new = labels.unique()
+        new = new[self._row_of[new] < 0]
+        self._row_of[new] = torch.arange(self._classes, self._classes + len(new))
+        self._classes += len(new)
+        self._rows = self._row_of[labels].to(device, non_blocking=True)
         self._seen = set()
+
+    def taken(self, name: str, classes: Tensor) -> Tensor:
+        """Give away the sums of a module, a row for each of these classes in their order: zeros for what never came up.
+
+        Args:
+            name: of the module.
+            classes: `[P]` int64 in rising order on the CPU, all that came up among them.
+        """
+        total, rows = self.total.pop(name), self._row_of[classes]
+        if torch.equal(rows, torch.arange(len(rows))):
+            return total[: len(rows)]
+        ordered = total[rows.clamp(min=0).to(total.device)]
+        ordered[(rows < 0).to(total.device)] = 0
+        return ordered
 
     def add(self, name: str, output: Any) -> None:
         if name in self._seen:
@@ -98,11 +122,7 @@ class _Sums:
             )
         self._seen.add(name)
         total = self._total(name, self._checked(name, output))
-        add_rows(
-            total.view(self._num_classes, -1),
-            self._labels.to(total.device),
-            output.reshape(len(output), -1).to(total),
-        )
+        add_rows(total.view(len(total), -1), self._rows.to(total.device), output.reshape(len(output), -1).to(total))
 
     def check_complete(self, modules: Iterable[str]) -> None:
         for name in modules:
@@ -118,29 +138,40 @@ class _Sums:
                 f"The output of module '{name}' is no floating-point tensor but {given}.",
                 "Choose a module inside or after it that gives one tensor.",
             )
-        if output.dim() < 2 or len(output) != len(self._labels):
+        if output.dim() < 2 or len(output) != len(self._rows):
             raise LayerError(
                 f"The output of module '{name}' has shape {list(output.shape)}, not one row for each of the"
-                f" {len(self._labels)} images.",
+                f" {len(self._rows)} images.",
                 "Choose a module whose output keeps the images apart.",
             )
         return output
 
     def _total(self, name: str, output: Tensor) -> Tensor:
-        shape = (self._num_classes, *output.shape[1:])
-        if name not in self.total:
-            self.total[name] = torch.zeros(shape, device=self._place(shape, output.device))
-        if self.total[name].shape != shape:
+        known = self.total.get(name)
+        if known is None:
+            device = self._place((self._num_classes, *output.shape[1:]), output.device)
+            known = torch.zeros(self._classes, *output.shape[1:], device=device)
+        if known.shape[1:] != output.shape[1:]:
             raise LayerError(
                 f"The output of module '{name}' changes its shape from batch to batch, now {list(output.shape)}.",
                 "Give images of one size.",
             )
-        return self.total[name]
+        if len(known) < self._classes:
+            # Twice as many, so that each is moved a few times at most.
+            rows = min(max(self._classes, 2 * len(known)), self._num_classes)
+            grown = torch.zeros(rows, *output.shape[1:], device=known.device)
+            grown[: len(known)] = known
+            known = grown
+        self.total[name] = known
+        return known
 
     def _place(self, shape: tuple[int, ...], device: torch.device) -> torch.device:
+        """Return where sums of all classes would fit: few may have come up yet."""
         size = torch.Size(shape).numel() * torch.float32.itemsize
-        used = sum(total.nbytes for total in self.total.values() if total.device == device)
-        return device if used + size <= self._budget_bytes else torch.device("cpu")
+        if self._reserved + size > self._budget_bytes:
+            return torch.device("cpu")
+        self._reserved += size
+        return device
 
 
 @contextmanager

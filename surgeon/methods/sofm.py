@@ -123,8 +123,7 @@ def map_channels(
     Raises:
         DataError: the activations are not finite.
     """
-    present = means.count > 0
-    mean = means.mean[present.to(means.mean.device)]
+    mean = means.mean
     classes, channels = mean.shape[0], carried.group.size
     positions = carried.positions.to(mean.device)
     activations = mean.movedim(carried.dim, 1)[:, positions.flatten()]

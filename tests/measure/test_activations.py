@@ -59,10 +59,27 @@ def test_means_by_hand() -> None:
     assert measured.mean.dtype == torch.float32
     assert measured.mean.tolist() == [
         [[[3.0]], [[30.0]]],
-        [[[0.0]], [[0.0]]],
         [[[0.5]], [[8.5]]],
-        [[[0.0]], [[0.0]]],
     ]
+
+
+def test_classes_without_images_take_no_memory() -> None:
+    # Ten classes of 200,000, one batch after the other and in no order.
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.tensor([199_999, 7, 60_000, 8, 0, 500, 3, 100_000, 44, 9])
+    images, labels = torch.randn(60, 3, 8, 8, generator=generator), classes[torch.arange(60) % 10]
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    batches = list(zip(images.split(7), labels.split(7), strict=True))
+    measured = measure(model, ["0"], batches, 200_000)["0"]
+    assert measured.count.nonzero().flatten().tolist() == sorted(classes.tolist())
+    assert measured.mean.untyped_storage().nbytes() <= 20 * 4 * 64 * 4
+    # Bitwise what a table of all classes holds where there are images.
+    small = torch.tensor([sorted(classes.tolist()).index(label) for label in labels.tolist()])
+    dense = torch.zeros(10, 4 * 64)
+    with torch.no_grad():
+        for batch, rows in zip(images.split(7), small.split(7), strict=True):
+            dense.index_add_(0, rows, model(batch).flatten(1))
+    assert torch.equal(measured.mean.flatten(1), dense / 6)
 
 
 def test_agrees_with_all_outputs_kept_in_float64_for_several_modules_at_once() -> None:
@@ -145,10 +162,17 @@ def test_sums_stay_on_the_device_until_the_budget_is_spent() -> None:
     # Each sum of 2 classes and 3 x 4 values takes 96 bytes; the meta device stands for an accelerator.
     sums = _Sums(num_classes=2, budget_bytes=2 * 96)
     for name in ("first", "second"):
-        sums.start(torch.zeros(6, dtype=torch.int64))
+        sums.start(torch.zeros(6, dtype=torch.int64), "cpu")
         sums.add(name, torch.ones(6, 3, 4, device="meta"))
     assert [total.device.type for total in sums.total.values()] == ["meta", "meta"]
     assert sums._place((2, 3, 4), torch.device("meta")).type == "cpu"
+
+
+def test_classes_that_only_other_processes_see_are_rows_of_zeros() -> None:
+    sums = _Sums(num_classes=9, budget_bytes=2**20)
+    sums.start(torch.tensor([5, 2, 5]), "cpu")
+    sums.add("one", torch.tensor([[1.0], [10.0], [2.0]]))
+    assert sums.taken("one", torch.tensor([0, 2, 5, 8])).tolist() == [[0], [10], [3], [0]]
 
 
 def test_progress_is_told_of_every_batch_and_the_number_of_images() -> None:
