@@ -196,6 +196,7 @@ def _correlation(first: Tensor, second: Tensor) -> float:
 
 def _profile(means: ClassMeans) -> Tensor:
     """Every class's mean activation of every channel, without what the channel shows for all classes, in one row."""
+    assert bool((means.count > 0).all()), "every class has an image"
     pooled = means.mean.double().flatten(2).mean(2)
     return (pooled - pooled.mean(0)).flatten()
 
