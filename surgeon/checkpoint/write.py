@@ -1,8 +1,10 @@
 """Write checkpoints and records: whole or not at all, and never over something without being told to."""
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
@@ -20,6 +22,8 @@ from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from surgeon.errors import OutputError
 
 ALIGNMENT = 8
+LEFTOVER = re.compile(r"\.surgeon-[0-9a-f]{8}-[0-9a-f]{16}\.tmp")
+"""Names of files that are being written, of which a process that is killed leaves one."""
 
 
 def save(
@@ -96,6 +100,15 @@ def write_bytes(path: str | Path, content: bytes, overwrite: bool = False) -> No
         file.write(content)
 
 
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what processes that were killed while they wrote a file have left beside it."""
+    path = Path(path)
+    with contextlib.suppress(OSError):
+        for one in list(path.parent.iterdir()):
+            if LEFTOVER.fullmatch(one.name) and one.name.startswith(_mark(path)):
+                one.unlink(missing_ok=True)
+
+
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
     """Check that a file may be written, without writing anything: before hours of work, say.
 
@@ -121,7 +134,7 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
 def _replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
     """A file beside the path, which takes its place once everything is on the disk."""
     refuse_existing(path, overwrite)
-    temporary = path.with_name(f".surgeon-{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f"{_mark(path)}{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file
@@ -134,6 +147,11 @@ def _replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
         raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mark(path: Path) -> str:
+    """How the name of a file begins that will take the place of this one: the name itself could be too long."""
+    return f".surgeon-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
 
 
 def _sync_folder(folder: Path) -> None:

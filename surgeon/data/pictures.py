@@ -9,6 +9,7 @@ import PIL.Image
 from torch import Tensor
 
 from surgeon.checkpoint import refuse_existing, write_bytes
+from surgeon.checkpoint.write import LEFTOVER
 from surgeon.data.config import GRAY
 from surgeon.data.exemplars import Exemplars
 from surgeon.errors import OutputError
@@ -50,6 +51,9 @@ def save_pictures(folder: Path, exemplars: Exemplars, overwrite: bool = False) -
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"The folder {folder} cannot be made: {error.strerror}.", "Name another one.") from error
+    for path in list(folder.iterdir()):
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
     written = set()
     for name, content in _files(exemplars):
         written.add(name)
@@ -70,7 +74,7 @@ def _files(exemplars: Exemplars) -> Iterator[tuple[str, bytes]]:
 
 def _holds_only(folder: Path, exemplars: Exemplars | None) -> bool:
     """Whether there is nothing in a folder but images of these exemplars."""
-    left = {path.name for path in folder.iterdir()}
+    left = {path.name for path in folder.iterdir() if not LEFTOVER.fullmatch(path.name)}
     if left and exemplars is not None:
         left -= {name for name, content in _files(exemplars) if _holds(folder / name, content)}
     return not left

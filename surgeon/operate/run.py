@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from surgeon.checkpoint import refuse_existing, save, write_text
 from surgeon.edit.plan import Plan
 from surgeon.errors import OptionError, PlanError
 from surgeon.operate.apply import apply
+from surgeon.operate.claim import claimed
 from surgeon.operate.device_images import placed_images
 from surgeon.operate.exemplar_files import drop_stale
 from surgeon.operate.finetune import finetune
@@ -85,6 +87,11 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         SurgeonError: its inputs cannot be used, or its outputs not be written; see `apply`.
     """
     accelerator = make_accelerator(job.tuning.mixed_precision, accumulate=job.tuning.accumulate)
+    with claimed(job):
+        return _run(job, accelerator, track, on_stage, on_epoch, say)
+
+
+def _run(job: Job, accelerator: Accelerator, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say: Say) -> Record:
     opened = open_job(job, track, say)
     if job.restart and job.states is not None:
         job.states.drop_states()

@@ -6,9 +6,11 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from surgeon.checkpoint import write_text
 from surgeon.checkpoint.tree_file import read_tree, write_tree
+from surgeon.checkpoint.write import LEFTOVER
 from surgeon.errors import CheckpointError, OutputError
 from surgeon.processes import is_main
 from surgeon.tuning import State
@@ -17,9 +19,11 @@ KEPT = 2
 """States that are kept: the newest, and one more should the disk spoil that."""
 
 NAME = re.compile(r"state-(\d{8})\.safetensors")
-LEFTOVER = re.compile(r"\.surgeon-[0-9a-f]{16}\.tmp")
 OUTPUTS = "outputs"
 """A list in JSON of files that the run has begun to write, as they are seen from the folder's own."""
+
+FINISHED = "finished"
+"""What stands in the place of that list when all of them are complete and the rest is only to be removed."""
 
 LONGEST_LIST = 2**16
 
@@ -71,7 +75,7 @@ class StateFolder:
         """
         if not is_main():
             return
-        self._make()
+        self.make()
         self._sweep()
         number = max((int(path.stem[-8:]) for path in self._states()), default=0) + 1
         write_tree(self.path / f"state-{number:08d}.safetensors", {"run": run, **state})
@@ -85,7 +89,7 @@ class StateFolder:
             OutputError: it cannot be taken down.
         """
         if is_main():
-            self._make()
+            self.make()
             places = sorted({*self._announced(), *(self._place(path) for path in outputs)})
             write_text(self.path / OUTPUTS, json.dumps(places), overwrite=True)
 
@@ -104,11 +108,21 @@ class StateFolder:
         """Remove everything that a run has kept, and the folder if it holds nothing else."""
         if not is_main() or not self.path.is_dir():
             return
-        # First of all: what stands beside a folder of states alone may not be replaced.
-        (self.path / OUTPUTS).unlink(missing_ok=True)
+        # First of all: outputs that are complete are not the run's to replace any more.
+        try:
+            write_text(self.path / OUTPUTS, json.dumps(FINISHED), overwrite=True)
+        except OutputError:
+            # There is no room for another word.
+            (self.path / OUTPUTS).unlink(missing_ok=True)
         self.drop_states()
+        (self.path / OUTPUTS).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
+
+    def tidy(self) -> None:
+        """Remove what a run that was killed while it removed everything has left."""
+        if self._listed() == FINISHED:
+            self.remove()
 
     @property
     def holds_state(self) -> bool:
@@ -125,14 +139,22 @@ class StateFolder:
             return whole
 
     def _announced(self) -> list[str]:
-        try:
-            with (self.path / OUTPUTS).open("rb") as file:
-                places = json.loads(file.read(LONGEST_LIST))
-        except (OSError, ValueError, RecursionError):
-            return []
+        places = self._listed()
         return [place for place in places if isinstance(place, str)] if isinstance(places, list) else []
 
-    def _make(self) -> None:
+    def _listed(self) -> Any:
+        try:
+            with (self.path / OUTPUTS).open("rb") as file:
+                return json.loads(file.read(LONGEST_LIST))
+        except (OSError, ValueError, RecursionError):
+            return None
+
+    def make(self) -> None:
+        """Make the folder where it is missing.
+
+        Raises:
+            OutputError: it cannot be made.
+        """
         try:
             self.path.mkdir(exist_ok=True)
         except OSError as error:

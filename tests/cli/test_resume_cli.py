@@ -132,3 +132,64 @@ def test_fine_tuning_alone_continues_too(monkeypatch: pytest.MonkeyPatch, checkp
 def test_a_run_without_fine_tuning_keeps_no_state(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
     assert call(monkeypatch, "apply", checkpoint, *SOFM, "--epochs", "0", "--save-every", "2", "--restart") == 0
     assert names(checkpoint) == COMPLETE
+
+
+def test_two_runs_do_not_work_with_one_folder_of_states(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], interrupted: Path
+) -> None:
+    state = interrupted.with_name("digits-sofm.state")
+    holder = (
+        "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", holder, str(state / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    kept = {path.name for path in state.iterdir()}
+    monkeypatch.setattr("surgeon.operate.claim.PATIENCE", 0.1)
+    assert call(monkeypatch, "apply", interrupted, *SOFM) == 1
+    assert f"Another run works with the folder {state}." in capsys.readouterr().err
+    assert {path.name for path in state.iterdir()} == kept
+    # The lock of a run that was killed holds nobody up.
+    other.kill()
+    other.communicate()
+    assert call(monkeypatch, "apply", interrupted, *SOFM) == 0
+    assert "continues" in capsys.readouterr().err
+    assert names(interrupted) == COMPLETE
+
+
+def test_what_killed_runs_have_left_of_these_outputs_is_removed(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
+    arguments = ["apply", checkpoint, *SOFM, "--epochs", "0"]
+    theirs = checkpoint.with_name(".surgeon-01234567-0123456789abcdef.tmp")
+    theirs.write_text("half an output of another name")
+    with monkeypatch.context() as patch:
+        # As after a kill: no exception handler removes anything.
+        patch.setattr("surgeon.checkpoint.write.os.replace", lambda source, target: os.link(source, f"{source}.kept"))
+        assert call(patch, *arguments) == 0
+    for path in checkpoint.parent.glob(".surgeon-*.kept"):
+        path.rename(path.with_suffix(""))
+    assert len(list(checkpoint.parent.glob(".surgeon-*.tmp"))) == 3
+    assert call(monkeypatch, *arguments) == 0
+    assert names(checkpoint) == {*COMPLETE, theirs.name}
+
+
+def test_a_run_that_was_killed_when_all_was_written_leaves_nothing_for_good(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], interrupted: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "surgeon.operate.states.StateFolder.drop_states", lambda folder: os.kill(os.getpid(), signal.SIGINT)
+        )
+        assert call(patch, "apply", interrupted, *SOFM) == 130
+    state = interrupted.with_name("digits-sofm.state")
+    assert names(interrupted) == {*COMPLETE, state.name}
+    written = interrupted.with_name("digits-sofm.safetensors").read_bytes()
+    # Its outputs are complete, so they stay, and what it had still to remove goes.
+    assert call(monkeypatch, "apply", interrupted, *SOFM) == 1
+    assert "digits-sofm.safetensors exists" in capsys.readouterr().err
+    assert names(interrupted) == COMPLETE
+    assert interrupted.with_name("digits-sofm.safetensors").read_bytes() == written

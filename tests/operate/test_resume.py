@@ -195,7 +195,7 @@ def test_what_cannot_keep_states_is_refused(tmp_path: Path) -> None:
 def test_a_folder_loses_nothing_but_what_a_run_has_put_there(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path / "s")
     folder.write("run", {"number": 1})
-    (folder.path / ".surgeon-0123456789abcdef.tmp").write_bytes(b"half a state")
+    (folder.path / ".surgeon-01234567-0123456789abcdef.tmp").write_bytes(b"half a state")
     folder.announce(tmp_path / "out.safetensors")
     assert folder.announced(tmp_path / "out.safetensors")
     assert not folder.announced(tmp_path / "other.safetensors")

@@ -1,0 +1,64 @@
+"""What a job writes to is its own while it runs: no second run works there, and no killed one's debris stays."""
+
+import contextlib
+from collections.abc import Iterator
+
+from filelock import FileLock, Timeout
+
+from surgeon.checkpoint.write import remove_leftovers
+from surgeon.errors import OutputError
+from surgeon.operate.job import Job
+from surgeon.operate.states import StateFolder
+from surgeon.processes import is_main
+
+LOCK = "lock"
+PATIENCE = 10.0
+"""Seconds: processes that read images outlive a run that was killed by a few, and its lock with them."""
+
+
+@contextlib.contextmanager
+def claimed(job: Job) -> Iterator[None]:
+    """Hold a job's outputs while the context lasts, and remove first what runs that were killed have left there.
+
+    The main process does, for all.
+
+    Args:
+        job: what will be done; one that keeps no states is not held.
+
+    Raises:
+        OutputError: another run works there, or the folder of states cannot be made.
+    """
+    with contextlib.ExitStack() as stack:
+        if is_main():
+            if job.states is not None and job.result.parent.is_dir():
+                stack.enter_context(_held(job.states))
+                job.states.tidy()
+            for path in (job.result, job.record, job.best, job.exemplar_file):
+                remove_leftovers(path)
+        yield
+
+
+@contextlib.contextmanager
+def _held(states: StateFolder) -> Iterator[None]:
+    if states.path.exists() and not states.path.is_dir():
+        # It is refused where it is read.
+        yield
+        return
+    states.make()
+    file = states.path / LOCK
+    lock = FileLock(file, timeout=PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"Another run works with the folder {states.path}.", "Wait for its end, or write elsewhere with -o."
+        ) from error
+    try:
+        yield
+    finally:
+        # Before it is let go: afterwards the file could be another run's already.
+        with contextlib.suppress(OSError):
+            file.unlink()
+        lock.release()
+        with contextlib.suppress(OSError):
+            states.path.rmdir()
