@@ -31,8 +31,13 @@ class Events:
         self._options = options
         self._writer: SummaryWriter | None = None
         self._epochs = 0
+        self._resumed: int | None = None
         if directory.exists() and not directory.is_dir():
             raise OutputError(f"{directory} is not a directory.", "Give another one with --tensorboard.")
+
+    def resume(self, epochs: int) -> None:
+        """Go on after so many epochs; what an interrupted run has written of later ones is not shown any more."""
+        self._epochs = self._resumed = epochs
 
     def stage(self, stage: Stage) -> None:
         """Write the figures of a finished stage under its name."""
@@ -63,7 +68,8 @@ class Events:
 
     def _open(self) -> SummaryWriter:
         try:
-            writer = SummaryWriter(str(self._directory))
+            purged = None if self._resumed is None else self._resumed + 1
+            writer = SummaryWriter(str(self._directory), purge_step=purged)
         except OSError as error:
             raise OutputError(
                 f"No events can be written to {self._directory}: {error.strerror}.",

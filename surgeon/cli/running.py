@@ -55,8 +55,14 @@ def run_and_show(job: Job, *, as_json: bool, tensorboard: Path | None) -> None:
             if events is not None:
                 events.epoch(record)
 
+        def on_resume(epochs: int) -> None:
+            if events is not None:
+                events.resume(epochs)
+
         try:
-            record = run_job(job, track=view.track, on_stage=on_stage, on_epoch=on_epoch, say=render.say)
+            record = run_job(
+                job, track=view.track, on_stage=on_stage, on_epoch=on_epoch, say=render.say, on_resume=on_resume
+            )
         except KeyboardInterrupt:
             if job.states is not None and job.states.holds_state:
                 render.say(f"The run's state is kept in {job.states.path}. The same command continues it:")

@@ -18,7 +18,7 @@ from surgeon.memory import named_shortage
 from surgeon.methods import make_config
 from surgeon.operate.course import Course, left_alone, round_seed
 from surgeon.operate.inputs import Batches, Say, Subject, find_method, rounds
-from surgeon.operate.keeping import open_keeper, restored_course, run_digest, taken
+from surgeon.operate.keeping import epochs_over, open_keeper, restored_course, run_digest, taken
 from surgeon.operate.operation import Operation, operate, repeated
 from surgeon.operate.partner import Partner
 from surgeon.operate.position import Position, keep_operation, restored_position
@@ -29,6 +29,7 @@ from surgeon.operate.task import InputsOf, Task
 from surgeon.operate.work import (
     OnBest,
     OnEpoch,
+    OnResume,
     OnStage,
     Round,
     Work,
@@ -71,6 +72,7 @@ def apply(
     on_stage: OnStage = lambda stage: None,
     on_epoch: OnEpoch = lambda record: None,
     on_best: OnBest = lambda epoch, state: None,
+    on_resume: OnResume = lambda epochs: None,
     state: Path | None = None,
     save_every: int | None = None,
     identity: Mapping[str, Any] | None = None,
@@ -120,6 +122,8 @@ def apply(
         on_stage: called with the figures of every finished stage.
         on_epoch: called with the figures of every epoch.
         on_best: called after fine-tuning with the number and the weights of the best epoch, where it is not the last.
+        on_resume: called first of all, where the run goes on from a state, with the number of epochs that are over, of
+            all targets together. Their figures are not reported again.
         state: a folder that keeps the state of the run after every epoch of fine-tuning. The same call with the same
             folder goes on from there if this one did not come to its end, and on a CPU ends with bitwise the same
             weights as if it had. The folder is left to whoever gave it.
@@ -169,6 +173,8 @@ def apply(
         save_every,
         say,
     )
+    if keeper is not None and keeper.state is not None:
+        on_resume(epochs_over(keeper.state))
     gauge = make_gauge(model, task, val, images, accelerator, track, reference)
     course = restored_course(taken(keeper, "course"), graph)
     with contextlib.ExitStack() as stack:

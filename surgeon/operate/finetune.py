@@ -13,13 +13,14 @@ from torch.utils.data import DataLoader
 from surgeon.errors import OptionError
 from surgeon.memory import named_shortage
 from surgeon.operate.inputs import Batches, Say
-from surgeon.operate.keeping import course_state, open_keeper, restored_course, run_digest, taken
+from surgeon.operate.keeping import course_state, epochs_over, open_keeper, restored_course, run_digest, taken
 from surgeon.operate.record import Record
 from surgeon.operate.several import placed
 from surgeon.operate.task import Task
 from surgeon.operate.work import (
     OnBest,
     OnEpoch,
+    OnResume,
     OnStage,
     Work,
     find_teacher,
@@ -56,6 +57,7 @@ def finetune(
     on_stage: OnStage = lambda stage: None,
     on_epoch: OnEpoch = lambda record: None,
     on_best: OnBest = lambda epoch, state: None,
+    on_resume: OnResume = lambda epochs: None,
     say: Say = lambda text: None,
     state: Path | None = None,
     save_every: int | None = None,
@@ -87,6 +89,7 @@ def finetune(
         on_stage: called with the figures of every finished stage.
         on_epoch: called with the figures of every epoch.
         on_best: called at the end with the number and the weights of the best epoch, where it is not the last.
+        on_resume: see `apply`.
         say: is told where the run goes on.
         state: see `apply`, likewise the next two.
         save_every: updates of the weights between two states within an epoch.
@@ -115,6 +118,8 @@ def finetune(
         say,
     )  # fmt: skip
     images = calibration if calibration is not None else train
+    if keeper is not None and keeper.state is not None:
+        on_resume(epochs_over(keeper.state))
     gauge = make_gauge(model, task, val, images, accelerator, track, reference)
     work = Work(
         model, task, accelerator, train, val, settings, teaching, synthetic, seed, gauge, track, on_stage, on_epoch,

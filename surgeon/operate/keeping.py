@@ -95,6 +95,11 @@ def open_keeper(path: Path | None, run: Callable[[], str], every: int | None, sa
     return Keeper(folder, name, every, state)
 
 
+def epochs_over(state: State) -> int:
+    """Return how many epochs of fine-tuning are over in a state, of all targets together."""
+    return len(state["course"]["epochs"]) + len(state["tuning"]["epochs"])
+
+
 def _where(state: State) -> str:
     """Return the line that says where a run goes on."""
     tuning, label = state["tuning"], state["label"]

@@ -24,7 +24,7 @@ from surgeon.operate.job_loaders import loader, training_loader
 from surgeon.operate.plan import plan
 from surgeon.operate.record import Record, Stage
 from surgeon.operate.stored_plan import save_plan
-from surgeon.operate.work import OnEpoch, OnStage
+from surgeon.operate.work import OnEpoch, OnResume, OnStage
 from surgeon.processes import is_main
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
@@ -71,7 +71,15 @@ def _make_plan(job: Job, method: str, opened: Opened, track: Track, say: Say) ->
     )
 
 
-def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say: Say) -> Record:
+def run_job(
+    job: Job,
+    *,
+    track: Track,
+    on_stage: OnStage,
+    on_epoch: OnEpoch,
+    say: Say,
+    on_resume: OnResume = lambda epochs: None,
+) -> Record:
     """Do the job: write the result, its record, and the best epoch's weights where they are not the last.
 
     Every file appears whole or not at all, and the result before its record.
@@ -82,16 +90,25 @@ def run_job(job: Job, *, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say
         on_stage: called with the figures of every finished stage.
         on_epoch: called with the figures of every epoch.
         say: called with remarks for the reader.
+        on_resume: called with the number of epochs that are over, where an interrupted run is continued.
 
     Raises:
         SurgeonError: its inputs cannot be used, or its outputs not be written; see `apply`.
     """
     accelerator = make_accelerator(job.tuning.mixed_precision, accumulate=job.tuning.accumulate)
     with claimed(job):
-        return _run(job, accelerator, track, on_stage, on_epoch, say)
+        return _run(job, accelerator, track, on_stage, on_epoch, say, on_resume)
 
 
-def _run(job: Job, accelerator: Accelerator, track: Track, on_stage: OnStage, on_epoch: OnEpoch, say: Say) -> Record:
+def _run(
+    job: Job,
+    accelerator: Accelerator,
+    track: Track,
+    on_stage: OnStage,
+    on_epoch: OnEpoch,
+    say: Say,
+    on_resume: OnResume,
+) -> Record:
     opened = open_job(job, track, say)
     if job.restart and job.states is not None:
         job.states.drop_states()
@@ -122,6 +139,7 @@ def _run(job: Job, accelerator: Accelerator, track: Track, on_stage: OnStage, on
         "track": track,
         "on_stage": finished,
         "on_epoch": on_epoch,
+        "on_resume": on_resume,
         "on_best": lambda epoch, state: best.append((epoch, state)),
         "say": say,
         **_keeping(job, opened),

@@ -25,6 +25,7 @@ from surgeon.tuning import BetweenEpochs, EpochRecord, Score, Tuned, TuningConfi
 
 OnStage = Callable[[Stage], None]
 OnEpoch = Callable[[EpochRecord], None]
+OnResume = Callable[[int], None]
 OnBest = Callable[[int, dict[str, torch.Tensor]], None]
 
 

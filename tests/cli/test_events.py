@@ -62,6 +62,23 @@ def test_stages_and_epochs_of_several_targets_follow_each_other(tmp_path: Path) 
     assert json.loads(text(back, "options")) == {"method": "sofm", "lr": 0.5}
 
 
+def test_a_run_that_goes_on_goes_on_counting(tmp_path: Path) -> None:
+    first = Events(tmp_path, {})
+    first.stage(stage("original", 50.0, None))
+    for number, top1 in enumerate((51.0, 52.0, 53.0)):
+        first.epoch(epoch(number, top1))
+    first.close()
+    # The third epoch was over, but no state of it was written any more.
+    second = Events(tmp_path, {})
+    second.resume(2)
+    second.epoch(epoch(2, 63.0))
+    second.epoch(epoch(0, 64.0))
+    second.close()
+    back = scalars(read(tmp_path))
+    assert back["original/top1"] == [(0, 50.0)]
+    assert back["val/top1"] == [(1, 51.0), (2, 52.0), (3, 63.0), (4, 64.0)]
+
+
 def test_what_is_written_is_there_before_the_end(tmp_path: Path) -> None:
     events = Events(tmp_path, {})
     events.stage(stage("original", 50.0, None))

@@ -183,6 +183,17 @@ def test_a_divergence_leaves_the_last_good_state(tmp_path: Path) -> None:
         run(tmp_path / "s", save_every=1, tuning=TuningConfig(lr=1e30), epochs=4)
 
 
+def test_how_many_epochs_are_over_is_told_where_a_run_goes_on(tmp_path: Path) -> None:
+    state, told, seen = tmp_path / "s", [], []
+    run(state, layers=["one", "two"], on_resume=told.append, on_epoch=lambda record: seen.append(record.epoch))
+    assert told == []
+    assert seen == [0, 1, 0, 1]
+    # The newest state is that of the very end.
+    run(state, layers=["one", "two"], on_resume=told.append, on_epoch=seen.append)
+    assert told == [4]
+    assert len(seen) == 4
+
+
 def test_what_cannot_keep_states_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match="is no folder"):
