@@ -104,7 +104,7 @@ def _images(root: Path) -> LabelledImages:
             "Put .jpg, .png, .bmp, .ppm, .pgm, .tif or .webp images into them, or remove them.",
         )
     paths = _Paths([path for path, _ in folder.samples])
-    return LabelledImages(tuple(folder.classes), labels, paths.read, paths.where)
+    return LabelledImages(tuple(folder.classes), labels, paths.read, paths.where, paths.paths)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Images with labels, read one at a time and made into tensors."""
 
+import hashlib
 import random
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -50,12 +51,14 @@ class LabelledImages:
         labels: [N] int64, of every image.
         read: the image of an index, possibly not decoded yet.
         where: what to call the image of an index: its path, where it has one.
+        paths: of every image; () where they have none, or none that is known without reading it.
     """
 
     classes: tuple[str, ...]
     labels: Tensor
     read: Callable[[int], Image]
     where: Callable[[int], str]
+    paths: Sequence[str] = ()
 
 
 class ImageTensors(Dataset[tuple[Tensor, int]]):
@@ -87,6 +90,16 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
     def labels(self) -> Tensor:
         """[N] int64, without reading an image."""
         return self.images.labels[self.indices]
+
+    @property
+    def names_sha256(self) -> str:
+        """What tells these images from others without reading one: the SHA-256 of their labels and paths in order."""
+        state = hashlib.sha256(repr(self.images.classes).encode())
+        state.update(self.indices.numpy().tobytes())
+        state.update(self.labels.numpy().tobytes())
+        for index in self.indices.tolist() if self.images.paths else ():
+            state.update(b"\0" + self.images.paths[index].encode("utf-8", "surrogatepass"))
+        return state.hexdigest()
 
     def __len__(self) -> int:
         return len(self.indices)

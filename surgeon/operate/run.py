@@ -10,6 +10,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from surgeon.checkpoint import refuse_existing, save, write_text
+from surgeon.data import ImageData
+from surgeon.data.images import ImageTensors
 from surgeon.edit.plan import Plan
 from surgeon.errors import OptionError, PlanError
 from surgeon.operate.apply import apply
@@ -188,11 +190,17 @@ def _keeping(job: Job, opened: Opened) -> dict[str, Any]:
     """Return what says where the run keeps its states, and what tells it from others of the same weights."""
     if job.states is None:
         return {}
-    data = opened.data
-    images = None if data is None else [data.name, *(count_images(loader(job, one)) for one in (data.train, data.val))]
+    images = None if opened.data is None else _identity(job, opened.data)
     asked = {name: value for name, value in job.recipe.items() if name not in NOT_OF_THE_RESULT}
     identity = {"layers": job.layers, "batch_size": job.batch_size, "images": images, "asked": asked}
     return {"state": job.states.path, "save_every": job.save_every, "identity": identity}
+
+
+def _identity(job: Job, data: ImageData) -> list[Any]:
+    """Return what tells images from others, as far as that shows without reading any."""
+    parts = data.train, data.val
+    names = [part.names_sha256 for part in parts if isinstance(part, ImageTensors)]
+    return [data.name, dict(data.source), *(count_images(loader(job, part)) for part in parts), *names]
 
 
 def _loss_of_accuracy(record: Record) -> list[str]:

@@ -94,6 +94,16 @@ def test_another_run_does_not_continue_but_may_begin_anew(
     assert names(interrupted) == COMPLETE
 
 
+def test_a_run_with_other_images_of_the_same_name_does_not_continue(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], interrupted: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("surgeon.data.images.ImageTensors.names_sha256", "0" * 64)
+        assert call(patch, "apply", interrupted, *SOFM) == 1
+    assert "keeps the state of another run" in capsys.readouterr().err
+    assert call(monkeypatch, "apply", interrupted, *SOFM) == 0
+
+
 def test_an_output_of_somebody_else_is_not_replaced_by_a_run_that_continues(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], interrupted: Path
 ) -> None:

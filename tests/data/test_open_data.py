@@ -54,6 +54,26 @@ def _levels(data: Dataset[Any]) -> list[int]:
     return [round(float(image.mean() * 0.5 + 0.5) * 255) for image, _ in _iterate(data)]
 
 
+def test_images_are_told_from_others_without_reading_one(tmp_path: Path) -> None:
+    _write(tmp_path / "a")
+
+    def told(seed: int = 0, limit: int | None = 6) -> str:
+        data = open_data(str(tmp_path / "a"), CONFIG, hold_out=0, limit=limit, seed=seed)
+        assert isinstance(data.train, ImageTensors)
+        return data.train.names_sha256
+
+    first = told()
+    assert told() == first
+    # No byte of an image is looked at.
+    (tmp_path / "a" / "cat" / "0.png").write_bytes(b"")
+    assert told() == first
+    assert len({first, told(seed=1), told(limit=None)}) == 3
+    (tmp_path / "a" / "cat" / "1.png").rename(tmp_path / "a" / "cat" / "9\udc80.png")
+    renamed = told()
+    (tmp_path / "a" / "cat" / "9\udc80.png").rename(tmp_path / "a" / "dog" / "1a.png")
+    assert len({first, renamed, told()}) == 3
+
+
 @pytest.mark.parametrize("validation", ["val", "validation", "test"])
 def test_a_folder_with_splits(tmp_path: Path, validation: str) -> None:
     _write(tmp_path / "train")
