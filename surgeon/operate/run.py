@@ -162,6 +162,9 @@ def _run(
         )
     if job.method is not None and not record.edits:
         why = " ".join(record.skipped[:MOST_REASONS]) or "Nothing that was named needs it."
+        if job.states is not None:
+            # There is nothing to go on with.
+            job.states.remove()
         raise PlanError(
             f"The run edited nothing, so there is nothing to write. {why}", "Choose other layers or options."
         )

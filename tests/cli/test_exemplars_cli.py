@@ -263,6 +263,10 @@ def test_a_run_that_edited_nothing_can_be_given_again(
         shown = capsys.readouterr().err
         assert words in shown
         assert "edited nothing" in shown
+        assert sorted(tiny.parent.iterdir()) == [
+            tiny.with_name("test_resnet-channel-regeneration.exemplars.safetensors"),
+            tiny,
+        ]
 
 
 def test_its_record_replays_to_the_bit(monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path) -> None:
