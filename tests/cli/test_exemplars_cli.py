@@ -341,7 +341,8 @@ def test_refusals(
     taken = tiny.with_name("taken.exemplars.safetensors")
     taken.write_text("mine")
     filled = [argument.format(folder=tiny.parent) for argument in arguments]
-    assert call(monkeypatch, "apply", tiny, *QUICK, "--exemplar-steps", "1", *filled) == 1
+    steps = [] if "--data" in arguments else ["--exemplar-steps", "1"]
+    assert call(monkeypatch, "apply", tiny, *QUICK, *steps, *filled) == 1
     shown = capsys.readouterr().err
     assert words in shown
     assert MADE not in shown
