@@ -124,7 +124,7 @@ def _images(options: argparse.Namespace, model_name: str, source: str, seed: int
     if source == "real images":
         return open_data(f"hfds/{options.data.resolve()}", config, limit=count, seed=seed)
     pixels, labels = _exemplars(options.checkpoints, model_name, seed, count, options.steps)
-    made = Exemplars(pixels, labels, CLASSES, UNKNOWN_FILE, seed, options.steps)
+    made = Exemplars(pixels, labels, CLASSES, UNKNOWN_FILE, seed, options.steps, UNKNOWN_FILE)
     varied = training_transform(config, small=False, flip=True)
     return exemplar_data(made, config, varied, name=source, file=None, seed=seed)
 
