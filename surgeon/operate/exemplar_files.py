@@ -67,12 +67,6 @@ def find_earlier(job: Job, wanted: ExemplarJob, expected: Exemplars) -> Exemplar
     return earlier
 
 
-def _about(exemplars: Exemplars) -> dict[str, Any]:
-    """Everything but the images and the labels, by name."""
-    values = {field.name: getattr(exemplars, field.name) for field in dataclasses.fields(exemplars)}
-    return {name: value for name, value in values.items() if not isinstance(value, torch.Tensor)}
-
-
 def keep(job: Job, wanted: ExemplarJob, made: Exemplars, say: Say) -> None:
     """Write exemplars to the job's file; of the same ones only the PNG images that are missing.
 
@@ -115,6 +109,12 @@ def _find(job: Job, wanted: ExemplarJob, expected: Exemplars) -> Exemplars | Non
     if pictures is not None:
         check_folder(pictures, job.may_replace(pictures), found)
     return None if job.restart else found
+
+
+def _about(exemplars: Exemplars) -> dict[str, Any]:
+    """Everything but the images and the labels, by name."""
+    values = {field.name: getattr(exemplars, field.name) for field in dataclasses.fields(exemplars)}
+    return {name: value for name, value in values.items() if not isinstance(value, torch.Tensor)}
 
 
 def _matching(file: Path, expected: Exemplars) -> Exemplars | None:
