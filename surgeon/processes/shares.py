@@ -1,15 +1,22 @@
 """Each process's share of the batches: together they see every image once, and none twice.
 
 N processes with batches of b images see what one process would see with batches of N·b: each such batch is cut into
-N pieces, one a process. Only the last batch may be smaller; its pieces differ by at most one image.
+N pieces, one a process. Only the last batch may be smaller; its pieces differ by at most one image. All processes have
+the same number of batches: a network that is divided among them computes in all of them at once, or not at all.
 """
 
-from collections.abc import Iterable, Iterator, Sized
-from typing import Any
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from surgeon.processes import group
+
+T = TypeVar("T")
 
 
 def shared(batches: Iterable[Any], *, even: bool) -> Any:
@@ -19,8 +26,8 @@ def shared(batches: Iterable[Any], *, even: bool) -> Any:
         batches: a DataLoader, or an iterable of `(images, labels)`. Of a DataLoader, b is its batch size, and an
             IterableDataset has to give the same items in every process, in the same order; the batches of another
             iterable are N·b images each, and the same in every process.
-        even: give every process the same number of batches and at least one image of each, as is needed where the
-            processes wait for each other in every batch. A last batch of fewer images than processes is left out.
+        even: leave out a last batch of fewer images than processes. Otherwise it joins the batch before, whose pieces
+            may then have `b + 1` images; where there is none before it, some processes have no batch.
 
     Returns:
         With one process what was given, else a DataLoader for a DataLoader, and an iterable of pieces for others.
@@ -34,7 +41,8 @@ def shared(batches: Iterable[Any], *, even: bool) -> Any:
     options = {name: getattr(batches, name) for name in kept}
     if isinstance(batches.dataset, IterableDataset):
         stream = _StreamShare(batches.dataset, int(batches.batch_size or 1), even, batches.drop_last)
-        return DataLoader(stream, batch_size=batches.batch_size, **options)
+        # Batches that may have an image more can only be made by the stream itself.
+        return DataLoader(stream, batch_size=batches.batch_size if even else None, **options)
     return DataLoader(batches.dataset, batch_sampler=_BatchShare(batches.batch_sampler, even), **options)
 
 
@@ -49,12 +57,48 @@ def own_count(images: int | None) -> int | None:
     return None if images is None else -(-images // group.count())
 
 
-def _piece(size: int, even: bool) -> slice:
-    """Return which of so many images of a batch are this process's: none of a batch that is left out."""
-    processes, own = group.count(), group.index()
-    if even and size < processes:
-        return slice(0, 0)
-    return slice(size * own // processes, size * (own + 1) // processes)
+@dataclass(frozen=True)
+class _Cut:
+    """How batches of all processes are cut; a worker of a DataLoader, which knows no processes, is told so.
+
+    Attributes:
+        even: see `shared`.
+        processes: how many there are.
+        own: which of them this is.
+    """
+
+    even: bool
+    processes: int
+    own: int
+
+    def piece(self, size: int) -> slice:
+        """Return which of so many images of a batch are this process's."""
+        return slice(size * self.own // self.processes, size * (self.own + 1) // self.processes)
+
+    def fitting(self, batches: Iterable[T], size: Callable[[T], int], join: Callable[[T, T], T | None]) -> Iterator[T]:
+        """Yield the batches, with those of fewer images than processes left out, or joined with the one before.
+
+        Args:
+            batches: of all processes together.
+            size: tells how many images a batch has.
+            join: puts two batches together, or returns None where they do not go together.
+        """
+        before: T | None = None
+        for batch in batches:
+            if self.even and size(batch) < self.processes:
+                continue
+            joined = None
+            if before is not None and min(size(before), size(batch)) < self.processes:
+                joined = join(before, batch)
+            if before is not None and joined is None:
+                yield before
+            before = batch if joined is None else joined
+        if before is not None:
+            yield before
+
+
+def _cut(even: bool) -> _Cut:
+    return _Cut(even, group.count(), group.index())
 
 
 class _Pieces:
@@ -62,13 +106,20 @@ class _Pieces:
 
     def __init__(self, batches: Iterable[Any], even: bool) -> None:
         self._batches = batches
-        self._even = even
+        self._cut = _cut(even)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._batches:
-            piece = _piece(len(batch[0]), self._even)
+        for batch in self._cut.fitting(self._batches, lambda batch: len(batch[0]), _joined_parts):
+            piece = self._cut.piece(len(batch[0]))
             if piece.start != piece.stop:
                 yield tuple(part[piece] for part in batch)
+
+
+def _joined_parts(one: Any, other: Any) -> Any:
+    pairs = list(zip(one, other, strict=True))
+    if not all(isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape[1:] == b.shape[1:] for a, b in pairs):
+        return None
+    return tuple(torch.cat(pair) for pair in pairs)
 
 
 class _BatchShare(Sampler[list[Any]]):
@@ -83,7 +134,7 @@ class _BatchShare(Sampler[list[Any]]):
         self.sampler = getattr(batch_sampler, "sampler", None)
         self.batch_size = getattr(batch_sampler, "batch_size", None)
         self.drop_last = bool(getattr(batch_sampler, "drop_last", False))
-        self._even = even
+        self._cut = _cut(even)
 
     def set_epoch(self, epoch: int) -> None:
         """Hand the number of the next pass on."""
@@ -91,36 +142,41 @@ class _BatchShare(Sampler[list[Any]]):
             self.batch_sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.batch_sampler), group.count())
+        whole, rest = divmod(len(self.batch_sampler), self._cut.processes)
         if not rest or self.drop_last:
             return whole
-        if self._even and self.sampler is not None and self.batch_size is not None:
-            left = len(self.sampler) - whole * group.count() * self.batch_size
-            return whole + (left >= group.count())
+        if (self._cut.even or whole) and self.sampler is not None and self.batch_size is not None:
+            left = len(self.sampler) - whole * self._cut.processes * self.batch_size
+            return whole + (left >= self._cut.processes)
         return whole + 1
 
     def __iter__(self) -> Iterator[list[Any]]:
         batches: list[list[Any]] = group.from_main(list(self.batch_sampler) if group.is_main() else [])
-        for start in range(0, len(batches), group.count()):
-            together = batches[start : start + group.count()]
-            if self.drop_last and len(together) < group.count():
-                return
-            items = [item for batch in together for item in batch]
-            own = items[_piece(len(items), self._even)]
+        for items in self._cut.fitting(self._together(batches), len, operator.add):
+            own = items[self._cut.piece(len(items))]
             if own:
                 yield own
 
+    def _together(self, batches: list[list[Any]]) -> Iterator[list[Any]]:
+        """Yield the items of as many batches as there are processes."""
+        for start in range(0, len(batches), self._cut.processes):
+            together = batches[start : start + self._cut.processes]
+            if self.drop_last and len(together) < self._cut.processes:
+                return
+            yield [item for batch in together for item in batch]
+
 
 class _StreamShare(IterableDataset[Any]):
-    """This process's pieces of the batches of a stream that every process reads to its end."""
+    """This process's pieces of the batches of a stream that every process reads to its end.
+
+    They are given item by item where they are `even`, else as lists of items.
+    """
 
     def __init__(self, stream: IterableDataset[Any], batch_size: int, even: bool, drop_last: bool) -> None:
         self.stream = stream
-        self._together = batch_size * group.count()
-        self._even = even
+        self._cut = _cut(even)
+        self._size = batch_size * self._cut.processes
         self._drop_last = drop_last
-        # A worker of a DataLoader knows no process group.
-        self._cut = {size: _piece(size, even) for size in range(1, self._together + 1)}
 
     def set_epoch(self, epoch: int) -> None:
         """Hand the number of the next pass on."""
@@ -129,18 +185,28 @@ class _StreamShare(IterableDataset[Any]):
 
     def __len__(self) -> int:
         """The images of this process, where the stream tells how many there are."""
-        if not isinstance(self.stream, Sized):
+        if not isinstance(self.stream, Sized) or not self._cut.even:
             raise TypeError("The stream does not tell its length.")
-        whole, rest = divmod(len(self.stream), self._together)
-        own = self._cut.get(rest, slice(0, 0)) if not self._drop_last else slice(0, 0)
-        return whole * (self._together // group.count()) + own.stop - own.start
+        whole, rest = divmod(len(self.stream), self._size)
+        left = 0 if self._drop_last or rest < self._cut.processes else rest
+        own = self._cut.piece(left)
+        return whole * (self._size // self._cut.processes) + own.stop - own.start
 
     def __iter__(self) -> Iterator[Any]:
+        for items in self._cut.fitting(self._together(), len, operator.add):
+            own = items[self._cut.piece(len(items))]
+            if self._cut.even:
+                yield from own
+            elif own:
+                yield own
+
+    def _together(self) -> Iterator[list[Any]]:
+        """Yield the items of batches of all processes."""
         items = []
         for item in self.stream:
             items.append(item)
-            if len(items) == self._together:
-                yield from items[self._cut[len(items)]]
+            if len(items) == self._size:
+                yield items
                 items = []
         if items and not self._drop_last:
-            yield from items[self._cut[len(items)]]
+            yield items
