@@ -15,13 +15,14 @@ SECONDS = 120
 """After so long the processes count as stuck."""
 
 
-def together(work: Callable[[], Any], folder: Path, processes: int = 2) -> list[Any]:
+def together(work: Callable[[], Any], folder: Path, processes: int = 2, **environment: str) -> list[Any]:
     """Return what a function without arguments returns in each of several gloo processes.
 
     Args:
         work: a function at the top of a module in a folder of `tests`; it returns what `torch.load` trusts.
         folder: for the results.
         processes: how many.
+        environment: variables that a launcher would set beside.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -35,7 +36,8 @@ def together(work: Callable[[], Any], folder: Path, processes: int = 2) -> list[
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     common = {"PYTHONPATH": paths, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)} for rank in range(processes)]
-    started = [subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **common, **rank}) for rank in ranks]
+    same = {**os.environ, **common, **environment}
+    started = [subprocess.Popen([sys.executable, "-c", code], env={**same, **rank}) for rank in ranks]
     try:
         ended = [process.wait(SECONDS) for process in started]
     finally:

@@ -14,7 +14,7 @@ from surgeon.data.exemplars import Exemplars, check_shape
 from surgeon.data.sampling import spread_labels
 from surgeon.data.synthetic import exemplar_data
 from surgeon.edit.plan import Edit, Reorder, Rescale
-from surgeon.errors import ArchitectureError
+from surgeon.errors import ArchitectureError, OptionError
 from surgeon.exemplars import measure_effort, synthesize
 from surgeon.exemplars.classifier import check_classifier
 from surgeon.methods import make_config
@@ -27,6 +27,7 @@ from surgeon.processes import is_main, same_tensors
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
 from surgeon.tuning.modes import has_batch_norm
+from surgeon.tuning.sharding import sharded
 
 PASSES = 6
 """Forward passes over the exemplars beside fine-tuning: of measuring, recalibrating, and the stages' figures."""
@@ -87,7 +88,7 @@ def make_exemplars(
     Raises:
         ArchitectureError: the network has no classifier.
         DataError: it has one class, or does not take images.
-        OptionError: the synthesis became NaN or infinite.
+        OptionError: the synthesis became NaN or infinite, or the network is divided among the processes.
         OutputError: a file cannot be written.
     """
     images, config = wanted.images(model), wanted.config
@@ -96,6 +97,11 @@ def make_exemplars(
     shape = (images.input_size[0], *size)
     check_shape((config.count, *shape))
     device = make_accelerator(job.tuning.mixed_precision).device
+    if sharded(device):
+        raise OptionError(
+            "With FSDP, no exemplars are synthesized, as that takes the whole network on one device.",
+            "Give images with --data, such as exemplars:FILE of a run without FSDP.",
+        )
     model.to(device)
     classes = _classes(model)
     check_classifier(model, shape, classes, device)

@@ -15,6 +15,7 @@ from surgeon.methods import METHODS
 from surgeon.methods.base import CLASS_MEANS, Inputs, Method
 from surgeon.operate.targets import find_scope, find_targets
 from surgeon.progress import Track
+from surgeon.tuning.sharding import on_device
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Say = Callable[[str], None]
@@ -112,9 +113,10 @@ def _measured(subject: Subject, inputs: Inputs) -> Inputs:
     if wanted != CLASS_MEANS:
         # A linear layer is meant only where it is named: each of its filters would cost the oracle an evaluation.
         layers = [layer for layer in inputs.layers() if layer.convolution or set(layer.names) & set(inputs.targets)]
-        scores = filter_scores(
-            subject.model, layers, wanted, subject.images, device=subject.device, track=subject.track, say=subject.say
-        )
+        with on_device(subject.model, subject.device) as model:
+            scores = filter_scores(
+                model, layers, wanted, subject.images, device=subject.device, track=subject.track, say=subject.say
+            )
         return inputs.with_scores(scores)
     for target in inputs.targets:
         if subject.graph.outputs.tensors(target) != 1:
@@ -123,9 +125,8 @@ def _measured(subject: Subject, inputs: Inputs) -> Inputs:
                 "Name one of the modules in it.",
             )
     classes = num_outputs(subject.model)
-    means = class_means(
-        subject.model, inputs.targets, subject.images, classes, device=subject.device, track=subject.track
-    )
+    with on_device(subject.model, subject.device) as model:
+        means = class_means(model, inputs.targets, subject.images, classes, device=subject.device, track=subject.track)
     return inputs.with_class_means(means)
 
 

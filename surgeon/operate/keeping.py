@@ -24,6 +24,7 @@ from surgeon.operate.record import Stage
 from surgeon.operate.states import StateFolder
 from surgeon.processes import count
 from surgeon.tuning import Saving, State, TuningConfig
+from surgeon.tuning.sharding import sharded
 from surgeon.tuning.state import fitting_state
 
 
@@ -145,6 +146,7 @@ def run_digest(
         "precision": accelerator.mixed_precision,
         "accumulation": accelerator.gradient_accumulation_steps,
         "processes": count(),
+        "sharded": sharded(accelerator.device),
         "images": None if train is None else [len(train), train.batch_size, train.drop_last],
         "others": dict(others or {}),
     }

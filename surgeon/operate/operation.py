@@ -19,6 +19,7 @@ from surgeon.operate.work import Round, Work, finish
 from surgeon.tuning import BetweenEpochs
 from surgeon.tuning.freeze import frozen_names
 from surgeon.tuning.modes import frozen_batch_norms
+from surgeon.tuning.sharding import on_device
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,19 @@ def operate(operation: Operation, course: Course, one: Round) -> bool:
     return True
 
 
-def repeated(operation: Operation, course: Course, one: Round) -> BetweenEpochs:
+def repeated(operation: Operation, course: Course, one: Round) -> BetweenEpochs | None:
     """Return what happens between the epochs of fine-tuning: the operation again, where the method's options say so."""
     epochs, model, partner = operation.work.tuning.epochs, operation.subject.model, operation.partner
     every = getattr(operation.subject.config, "every", None)
-    last = (epochs - 1) // every * every if every else 0
+    if not every:
+        return None
+    last = (epochs - 1) // every * every
 
     def repeat(epoch: int, optimizer: Optimizer) -> dict[str, Any] | None:
         if partner is not None and epoch <= last:
             # Only as long as there is a mixing left that needs it.
             partner.train_epoch()
-        if not every or epoch % every:
+        if epoch % every:
             return None
         made = _carry_out(operation, one, one.seed + epoch, epoch / epochs)
         forget(optimizer, model, made)
@@ -93,8 +96,7 @@ def _recalibrate(operation: Operation, made: Plan) -> bool:
     subject = operation.subject
     if not operation.recalibrate or subject.images is None or not moves_values(made.edits):
         return False
-    fixed = frozen_batch_norms(subject.model, frozen_names(subject.model, operation.work.tuning.freeze))
-    used = recalibrate_statistics(
-        subject.model, subject.images, device=subject.device, track=subject.track, fixed=fixed
-    )
+    with on_device(subject.model, subject.device) as model:
+        fixed = frozen_batch_norms(model, frozen_names(model, operation.work.tuning.freeze))
+        used = recalibrate_statistics(model, subject.images, device=subject.device, track=subject.track, fixed=fixed)
     return used > 0

@@ -20,7 +20,8 @@ from surgeon.operate.moments import forget
 from surgeon.operate.several import agreed, placed
 from surgeon.progress import Track, Training
 from surgeon.tuning import BatchLoss, EpochByEpoch, State, TuningConfig
-from surgeon.tuning.state import fitting_state, network_tensors, restore_network
+from surgeon.tuning.state import fitting_state
+from surgeon.tuning.tensors import network_tensors, restore_network
 
 SEED_SHIFT = 1
 """The partner sees the images in another order: two networks that learn the same have nothing to give each other."""

@@ -10,11 +10,15 @@ from surgeon.edit.plan import Plan
 from surgeon.edit.plan_file import encode
 from surgeon.edit.plan_reader import decode
 from surgeon.processes import count, from_main, is_main, same_tensors
+from surgeon.tuning.sharding import asked_for, sharded
 
 
 def placed(model: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """Move a network to the device, give every process the main one's weights, and return it."""
-    model.to(accelerator.device)
+    """Move a network to the device, give every process the main one's weights, and return it.
+
+    With FSDP it goes to the CPU, and only divided copies of it ever leave that.
+    """
+    model.to("cpu" if sharded(accelerator.device) else accelerator.device)
     same_tensors(model.state_dict().values())
     return model
 
@@ -43,10 +47,13 @@ def batch_notes(batch_size: int) -> tuple[str, ...]:
         batch_size: images a batch of each process.
     """
     if count() > 1:
-        return (
+        together = (
             f"{count()} processes with batches of {batch_size} train as one with batches of {count() * batch_size}; "
-            "the learning rate is as given.",
+            "the learning rate is as given."
         )
+        return (together, "Each process trains a part of the network (FSDP).") if asked_for() else (together,)
+    if asked_for():
+        return ("There is one process, so the network is not divided (FSDP).",)
     # accelerate names a port for processes to meet at even where it starts one only, and then does not number it.
     launched = {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= os.environ.keys()
     if launched and "WORLD_SIZE" not in os.environ:

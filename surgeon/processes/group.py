@@ -57,7 +57,7 @@ def add_up(tensor: Tensor) -> Tensor:
     """
     if count() == 1:
         return tensor
-    device = _meeting_place(tensor.device)
+    device = meeting_place(tensor.device)
     moved = tensor.to(device)
     dist.all_reduce(moved)
     return tensor if moved is tensor else tensor.copy_(moved)
@@ -92,13 +92,13 @@ def same_tensors(tensors: Iterable[Tensor]) -> None:
         return
     for tensor in tensors:
         # A buffer may be expanded from fewer numbers, which cannot be received into.
-        values = tensor.detach().to(_meeting_place(tensor.device)).contiguous()
+        values = tensor.detach().to(meeting_place(tensor.device)).contiguous()
         dist.broadcast(values, src=MAIN)
         if not is_main():
             tensor.data.copy_(values)
 
 
-def _meeting_place(device: torch.device) -> torch.device:
+def meeting_place(device: torch.device) -> torch.device:
     """Return the device on which the processes can exchange what is on this one."""
     if device.type != "cpu" or any(name in str(dist.get_backend()) for name in ("gloo", "mpi")):
         return device

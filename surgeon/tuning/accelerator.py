@@ -4,10 +4,11 @@ import os
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
-from accelerate.utils import get_int_from_env, parse_flag_from_env
+from accelerate.utils import get_int_from_env, parse_flag_from_env, patch_environment
 
 from surgeon.errors import OptionError
 from surgeon.tuning.config import MixedPrecision
+from surgeon.tuning.sharding import asked_for, check_configuration
 
 
 def make_accelerator(
@@ -23,7 +24,7 @@ def make_accelerator(
 
     Raises:
         OptionError: the device, or a device opened earlier in this process, does not allow that precision, or the
-            network is to be divided among devices.
+            network is to be divided among devices in a way that is not supported.
     """
     _refuse_division()
     cpu = cpu or _several_on_cpu()
@@ -34,12 +35,16 @@ def make_accelerator(
             "The CPU does not train in fp16 mixed precision.",
             "Choose the mixed precision no or bf16, or another device.",
         )
+    if asked_for():
+        check_configuration(chosen)
     # Images in pinned memory are then copied while the device still computes on the batch before.
     transfer = DataLoaderConfiguration(non_blocking=True)
     try:
-        return Accelerator(
-            mixed_precision=chosen, cpu=cpu, dataloader_config=transfer, gradient_accumulation_steps=accumulate
-        )
+        # What is sharded is the business of `sharding`, on every kind of device.
+        with patch_environment(ACCELERATE_USE_FSDP="false"):
+            return Accelerator(
+                mixed_precision=chosen, cpu=cpu, dataloader_config=transfer, gradient_accumulation_steps=accumulate
+            )
     except ValueError as error:
         raise OptionError(
             f"The mixed precision {chosen} cannot be used on {device} in this process: {error}",
@@ -49,12 +54,12 @@ def make_accelerator(
 
 def _refuse_division() -> None:
     """Refuse what `accelerate launch` may ask for and this package cannot do, rather than do something else."""
-    for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+    for kind in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
         if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):
             raise OptionError(
                 f"accelerate is configured for {kind}, which divides the network among devices, and channels are "
                 "edited in whole tensors.",
-                "Launch without it: every process then holds the whole network, and the images are shared.",
+                "Launch without it, or for a network that does not fit one device with --use_fsdp --fsdp_version 2.",
             )
 
 

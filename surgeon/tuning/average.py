@@ -1,7 +1,10 @@
 """A moving average of the weights while they are trained."""
 
+import torch
 from timm.utils import ModelEmaV3
 from torch import nn
+
+from surgeon.tuning.sharding import shard, sharded
 
 
 class Average:
@@ -11,14 +14,19 @@ class Average:
     first update is copied, and early weights are soon forgotten.
 
     Args:
-        model: the network; the average starts as a copy of it, on its device.
+        model: the whole network; the average starts as a copy of it, on its device.
         decay: d in the long run, in [0, 1).
+        device: where the network is trained, if that may be a divided copy of it: the average is then divided too.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, device: torch.device | None = None) -> None:
         self.updates = 0
         """Updates since the start, on which the decay depends."""
-        self._average = ModelEmaV3(model, decay=decay, use_warmup=True)
+        divided = device is not None and sharded(device)
+        # Divided parameters and whole buffers cannot be averaged in one call.
+        self._average = ModelEmaV3(model, decay=decay, use_warmup=True, foreach=not divided)
+        if device is not None and divided:
+            shard(self._average.module, device)
 
     @property
     def module(self) -> nn.Module:

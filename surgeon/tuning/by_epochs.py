@@ -54,14 +54,16 @@ class EpochByEpoch(Iterator[int]):
         self._train_loader = train_loader
         self._config = config
         self._accelerator = accelerator
-        self._objective = make_objective(config, objective, None, accelerator)
+        self._objective = make_objective(config, objective, None)
         self._between_epochs = between_epochs
         self._track = track
         self._stack = ExitStack()
         self._run: Run | None = None
         self._next = 0
         if state is not None:
-            restore(self._begun(), state["run"])
+            run = self._begun()
+            restore(run, state["run"])
+            run.give_back()
             self._next = int(state["next"])
 
     @property
@@ -83,6 +85,7 @@ class EpochByEpoch(Iterator[int]):
         if self._between_epochs is not None and number:
             run.operate(self._between_epochs, number)
         train_epoch(run, Epoch(number, run.lr))
+        run.give_back()
         self._next += 1
         return number
 

@@ -18,6 +18,7 @@ from surgeon.progress import Track, no_progress
 from surgeon.tuning.loaders import own_loader, whole_loader
 from surgeon.tuning.modes import kept_modes
 from surgeon.tuning.outputs import split_outputs
+from surgeon.tuning.sharding import on_device
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def evaluate(
 
     Args:
         model: the network, the same in all processes and not wrapped for them; it is moved to the accelerator's
-            device, and its mode is kept.
+            device (with FSDP a divided copy of it), and its mode is kept.
         loader: batches of images float [B, C, H, W] and labels int64 [B].
         accelerator: device, precision and processes.
         track: called around the loader, to show progress.
@@ -66,10 +67,10 @@ def evaluate(
     counts = torch.zeros(3, dtype=torch.int64, device=accelerator.device)
     loss = torch.zeros((), device=accelerator.device)
     own = own_loader(loader, accelerator, even=False)
-    with inference(model, accelerator):
+    with inference(model, accelerator) as network:
         for images, labels in track(own, "evaluating", own_count(count_images(loader))):
             with accelerator.autocast():
-                answer, _ = split_outputs(model(images))
+                answer, _ = split_outputs(network(images))
             first, first_five, losses = _scores_of_images(answer.float(), labels)
             counts += torch.stack([first.sum(), first_five.sum(), torch.ones_like(labels).sum()])
             loss += losses.sum()
@@ -106,10 +107,10 @@ def logits(
     """
     whole = whole_loader(loader, accelerator)
     rows = []
-    with inference(model, accelerator):
+    with inference(model, accelerator) as network:
         for images, _ in track(whole, "collecting logits", count_images(loader)):
             with accelerator.autocast():
-                answer, _ = split_outputs(model(images))
+                answer, _ = split_outputs(network(images))
             rows.append(answer.float().cpu())
     if not rows:
         raise DataError("There is no image to collect logits of.", "Give a data set with images.")
@@ -153,12 +154,11 @@ def count_images(loader: DataLoader[Any]) -> int | None:
 
 
 @contextmanager
-def inference(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """Move the network to the device, and evaluate it without gradients while the context lasts."""
-    model.to(accelerator.device)
-    with kept_modes(model), torch.no_grad():
-        model.eval()
-        yield
+def inference(model: nn.Module, accelerator: Accelerator) -> Iterator[nn.Module]:
+    """Evaluate a network without gradients while the context lasts; what it yields computes, see `on_device`."""
+    with on_device(model, accelerator.device) as network, kept_modes(network), torch.no_grad():
+        network.eval()
+        yield network
 
 
 def _scores_of_images(answer: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -41,8 +41,8 @@ def score_by(metric: Metric, loader: DataLoader[Any], *, accelerator: Accelerato
     """
 
     def score(model: nn.Module) -> Metrics:
-        with inference(model, accelerator):
-            return _named(metric(model, _batches(loader, accelerator, track)))
+        with inference(model, accelerator) as network:
+            return _named(metric(network, _batches(loader, accelerator, track)))
 
     return score
 

@@ -6,13 +6,23 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from surgeon.errors import OptionError
 from surgeon.tuning.config import Switch
+from surgeon.tuning.sharding import sharded
 
 IMAGE_AXES = 4
 
 
 def uses_channels_last(setting: Switch, device: torch.device) -> bool:
-    """Return whether channels come last: as it is asked for, and "auto" on GPUs, whose convolutions are faster so."""
+    """Return whether channels come last: as it is asked for, and "auto" on GPUs, whose convolutions are faster so.
+
+    Raises:
+        OptionError: it is asked for, and the network is divided among processes, which want its tensors contiguous.
+    """
+    if sharded(device):
+        if setting == "yes":
+            raise OptionError("With FSDP, weights cannot lie channels-last.", "Leave --channels-last out.")
+        return False
     return setting == "yes" or (setting == "auto" and device.type in ("cuda", "xpu"))
 
 

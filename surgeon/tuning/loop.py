@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from accelerate import Accelerator
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from surgeon.errors import OptionError
 from surgeon.processes import count, same_tensors
+from surgeon.processes.division import put_apart
 from surgeon.progress import Track, no_progress
 from surgeon.tuning.average import Average
 from surgeon.tuning.config import TuningConfig
@@ -25,6 +26,7 @@ from surgeon.tuning.mixing import Mixing
 from surgeon.tuning.modes import frozen_parameters, kept_modes
 from surgeon.tuning.records import EpochRecord, Score, Tuned, epoch_record
 from surgeon.tuning.run import BatchLoss, BetweenEpochs, Epoch, Run, prepare
+from surgeon.tuning.sharding import on_device
 from surgeon.tuning.state import Saving, State, restore
 
 OnEpoch = Callable[[EpochRecord], None]
@@ -60,6 +62,10 @@ def tune(
     Several processes train as one with batches as large as all of theirs together: the images are shared out anew in
     every epoch, gradients and BatchNorm are those of all images of a batch, and the scores of all validation images.
     Only what is random in the network (dropout) differs. A last batch of fewer images than processes is left out.
+
+    Where accelerate is configured for FSDP, what is trained is a copy of the network that is divided among the
+    processes, and so is the average of its weights: `objective` and `score` are given those, and have to run them in
+    all processes the same number of times. The network itself stays on the CPU, and gets the weights in the end.
 
     Networks that classify need no more than that. Any other task brings its `objective`, its `score`, or both; its
     batches may then be of any structure of tensors, which accelerate moves to the device.
@@ -108,10 +114,17 @@ def tune(
     frozen = frozen_names(model, config.freeze).union(frozen)
     try:
         last = uses_channels_last(config.channels_last, accelerator.device)
-        with kept_modes(*networks), frozen_parameters(model, frozen), channels_last(model, last):
-            objective = make_objective(config, objective, teacher, accelerator)
+        with (
+            kept_modes(*networks),
+            frozen_parameters(model, frozen),
+            channels_last(model, last),
+            ExitStack() as stack,
+        ):
+            if teacher is not None:
+                teacher = stack.enter_context(on_device(teacher, accelerator.device)).eval()
+            objective = make_objective(config, objective, teacher)
             run = prepare(model, train_loader, config, accelerator, objective, frozen, track)
-            run.ema = Average(model, config.model_ema_decay) if config.model_ema else None
+            run.ema = Average(model, config.model_ema_decay, accelerator.device) if config.model_ema else None
             score = score or _scoring(val_loader, accelerator, track)
             begun = None if state is None else restore(run, state)
             if state is None and saving is not None:
@@ -124,8 +137,7 @@ def tune(
                 _keep(run, record, rank, saving)
                 if on_epoch is not None:
                     on_epoch(record)
-            if run.ema is not None:
-                model.load_state_dict(run.ema.module.state_dict())
+            run.give_back()
     finally:
         accelerator.free_memory()
     return Tuned(tuple(run.epochs), run.best_epoch, run.best_state)
@@ -136,13 +148,9 @@ def _begin(run: Run, number: int, between_epochs: BetweenEpochs | None) -> Epoch
     return Epoch(number, run.lr, operation)
 
 
-def make_objective(
-    config: TuningConfig, own: BatchLoss | None, teacher: nn.Module | None, accelerator: Accelerator
-) -> BatchLoss:
+def make_objective(config: TuningConfig, own: BatchLoss | None, teacher: nn.Module | None) -> BatchLoss:
     """Return the loss of the options, or one's own where the options do not ask for what it would not know of."""
     if own is None:
-        if teacher is not None:
-            teacher.to(accelerator.device).eval()
         mixing = Mixing(config.mixup, config.cutmix) if config.mixes else None
         return Objective(config.smoothing, teacher, config.teacher_weight, config.teacher_temperature, mixing)
     if config.mixes:
@@ -176,6 +184,7 @@ def _score(run: Run, score: Score, epoch: Epoch, trained: tuple[float, int]) -> 
     # Statistics other than BatchNorm's may differ between processes.
     same_tensors([*run.module.buffers(), *run.result.buffers()])
     scores = score(run.result)
+    put_apart(run.result)
     record = epoch_record(
         scores,
         epoch=epoch.number,

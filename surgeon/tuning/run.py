@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from surgeon.errors import DataError
 from surgeon.processes import own_count
+from surgeon.processes.division import whole
 from surgeon.progress import Track
 from surgeon.tuning.average import Average
 from surgeon.tuning.compiling import compiled
@@ -22,10 +23,14 @@ from surgeon.tuning.evaluate import count_images
 from surgeon.tuning.layout import channels_first, uses_channels_last
 from surgeon.tuning.loaders import own_loader
 from surgeon.tuning.mixing import check_mixable
+from surgeon.tuning.moments import whole_optimizer
 from surgeon.tuning.optimizer import create_optimizer
 from surgeon.tuning.position import with_fresh_workers
 from surgeon.tuning.records import EpochRecord
+from surgeon.tuning.rehearsal import check_divided
 from surgeon.tuning.schedule import base_rate, create_schedule
+from surgeon.tuning.sharding import check_accelerator, trained_copy
+from surgeon.tuning.tensors import copy_tensors
 
 BetweenEpochs = Callable[[int, Optimizer], dict[str, Any] | None]
 BatchLoss = Callable[[nn.Module, Any], Tensor]
@@ -41,8 +46,10 @@ class Run:
         accelerator: device, precision, processes and gradient accumulation.
         frozen: names of parameters that keep their values.
         track: called around the loaders, to show progress.
-        module: the network.
-        model: what is trained: the network as accelerate wrapped it, and compiled.
+        network: the network that was given. With FSDP it lies on the CPU, and what is trained is a divided copy: it
+            has the weights of the beginning until it is edited, or `give_back` is called.
+        module: what is trained: the network itself, or the copy.
+        model: the same as accelerate wrapped it, and compiled.
         optimizer: as accelerate wrapped it.
         schedule: of the learning rate, or None.
         objective: the loss of a batch.
@@ -62,6 +69,7 @@ class Run:
     accelerator: Accelerator
     frozen: Collection[str]
     track: Track
+    network: nn.Module
     module: nn.Module
     model: nn.Module
     optimizer: Any
@@ -96,20 +104,39 @@ class Run:
 
     def operate(self, hook: BetweenEpochs, epoch: int) -> dict[str, Any] | None:
         """Let a hook edit the network before an epoch; the average begins anew where it did."""
-        before = {} if self.ema is None else {name: value.clone() for name, value in self.module.state_dict().items()}
-        with channels_first(self.module, self.channels_last):
-            operation = hook(epoch, self.optimizer.optimizer)
+        _take_over(self.network, self.module)
+        before = {} if self.ema is None else {name: value.clone() for name, value in self.network.state_dict().items()}
+        with (
+            channels_first(self.network, self.channels_last),
+            whole_optimizer(self.optimizer.optimizer, self.module, self.network) as optimizer,
+        ):
+            operation = hook(epoch, optimizer)
+        _take_over(self.module, self.network)
         if self.ema is not None and not all(
-            torch.equal(value, before[name]) for name, value in self.module.state_dict().items()
+            torch.equal(value, before[name]) for name, value in self.network.state_dict().items()
         ):
             self.ema.restart(self.module)
         return operation
+
+    def give_back(self) -> None:
+        """Give the network the weights that count."""
+        _take_over(self.network, self.result)
+
+
+def _take_over(network: nn.Module, other: nn.Module) -> None:
+    if network is not other:
+        copy_tensors(_state(network), _state(other))
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    # Not all buffers: those that are no part of it the network makes anew, in whatever size it needs.
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
 def _copied(module: nn.Module) -> dict[str, Tensor]:
     state = module.state_dict()
     return {
-        name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        name: whole(value.detach()).to("cpu", memory_format=torch.contiguous_format, copy=True)
         for name, value in state.items()
     }
 
@@ -148,13 +175,17 @@ def prepare(
     frozen: Collection[str],
     track: Track,
 ) -> Run:
-    """Wrap the network for the accelerator and make everything else that trains it."""
+    """Wrap the network, or its divided copy, for the accelerator and make everything else that trains it."""
+    check_accelerator(accelerator)
     loader = own_loader(with_fresh_workers(train_loader), accelerator, even=True)
     if len(loader) == 0:
         raise DataError("There is no batch of training images.", "Give more images, or a smaller batch size.")
     check_mixable(config, train_loader.batch_size)
-    optimizer = create_optimizer(model, config)
-    prepared = _prepare_model(model, accelerator)
+    trained = trained_copy(model, accelerator.device)
+    if trained is not model:
+        check_divided(config, accelerator.device)
+    optimizer = create_optimizer(trained, config)
+    prepared = _prepare_model(model, accelerator) if trained is model else trained
     optimizer = accelerator.prepare(optimizer)
     updates_per_epoch = ceil(len(loader) / accelerator.gradient_accumulation_steps)
     return Run(
@@ -162,7 +193,8 @@ def prepare(
         accelerator=accelerator,
         frozen=frozen,
         track=track,
-        module=model,
+        network=model,
+        module=trained,
         model=compiled(prepared, accelerator.device) if config.compile else prepared,
         optimizer=optimizer,
         schedule=create_schedule(optimizer.optimizer, config, updates_per_epoch),

@@ -1,22 +1,24 @@
 """The state of a fine-tuning: everything that decides how it goes on, as plain values and tensors."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surgeon.errors import CheckpointError, DivergenceError
 from surgeon.memory import is_shortage
-from surgeon.processes import everyones, index
+from surgeon.processes import add_up, everyones, index
+from surgeon.processes.division import is_divided, local
 from surgeon.tuning.generators import generator_states, set_generators
+from surgeon.tuning.moments import moments, restore_moments
 from surgeon.tuning.position import place_of, put_back
 from surgeon.tuning.records import EpochRecord
 from surgeon.tuning.run import Epoch, Run
+from surgeon.tuning.tensors import restore_network, whole_tensors
 
 State = dict[str, Any]
 """Mappings, lists, tuples, text, numbers and tensors."""
@@ -27,7 +29,8 @@ class Saving:
     """When a run hands out its state, and to whom.
 
     Args:
-        write: takes a state, whose tensors are those that are trained: it copies what it wants to keep.
+        write: takes a state, whose tensors are those that are trained: it copies what it wants to keep. What is divided
+            among the processes comes whole, and on the CPU.
         every: updates of the weights between two states within an epoch; None for none there.
     """
 
@@ -57,9 +60,9 @@ def run_state(run: Run, epoch: Epoch | None = None) -> State:
     inner = run.optimizer.optimizer
     now = generator_states(run.accelerator.device)
     return {
-        "model": network_tensors(run.module),
-        "ema": None if run.ema is None else {"model": network_tensors(run.ema.module), "updates": run.ema.updates},
-        "optimizer": inner.state_dict(),
+        "model": whole_tensors(run.module),
+        "ema": None if run.ema is None else {"model": whole_tensors(run.ema.module), "updates": run.ema.updates},
+        "optimizer": moments(inner),
         "optimizer_generators": [generator.get_state() for generator in _generators_of(inner)],
         "scaler": None if run.accelerator.scaler is None else run.accelerator.scaler.state_dict(),
         "updates": run.updates,
@@ -111,8 +114,7 @@ def _restored(run: Run, state: State) -> Epoch | None:
         restore_network(run.ema.module, state["ema"]["model"])
         run.ema.updates = int(state["ema"]["updates"])
     inner = run.optimizer.optimizer
-    inner.load_state_dict(state["optimizer"])
-    _keep_kinds(inner, state["optimizer"])
+    restore_moments(inner, state["optimizer"])
     for generator, saved in zip(_generators_of(inner), state["optimizer_generators"], strict=True):
         generator.set_state(saved)
     if run.accelerator.scaler is not None:
@@ -129,25 +131,6 @@ def _restored(run: Run, state: State) -> Epoch | None:
     return Epoch(**epoch[index()])
 
 
-def restore_network(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Copy a network's tensors, as a state holds them, back into it.
-
-    Raises:
-        ValueError: they are not those of this network.
-    """
-    own = network_tensors(module)
-    if own.keys() != saved.keys():
-        raise ValueError("the tensors have other names")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            if tensor.shape != saved[name].shape or tensor.dtype != saved[name].dtype:
-                raise ValueError(f"{name} has another shape or dtype")
-            values = saved[name].to(tensor.device)
-            # What never changes may share its memory between numbers, and could not be written to.
-            if not torch.equal(tensor, values):
-                tensor.copy_(values)
-
-
 def diverged(run: Run, epoch: int, loss: float, batch: int, lr: float) -> DivergenceError:
     """Return the error that stops a run whose loss is no number any more."""
     return DivergenceError(
@@ -157,32 +140,19 @@ def diverged(run: Run, epoch: int, loss: float, batch: int, lr: float) -> Diverg
 
 
 def _check_weights(run: Run) -> None:
-    weights = [parameter.detach() for parameter in run.module.parameters() if parameter.requires_grad]
-    if not bool(torch.stack([weight.isfinite().all() for weight in weights]).all()):
+    weights = [local(parameter.detach()) for parameter in run.module.parameters() if parameter.requires_grad]
+    spoilt = (~torch.stack([weight.isfinite().all() for weight in weights])).sum()
+    if is_divided(run.module):
+        # Each process sees a part, and all of them stop together.
+        add_up(spoilt)
+    if bool(spoilt):
         raise DivergenceError(
             f"A weight became NaN or infinite after {run.updates} updates.",
             f"Lower the learning rate (it is {run.lr:g}, and was {run.config.lr:g} at first), or clip the gradient.",
         )
 
 
-def network_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name, those that a state dict leaves out included."""
-    both = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-    return {name: tensor.detach() for name, tensor in both}
-
-
 def _generators_of(optimizer: Optimizer) -> Iterator[torch.Generator]:
     """Return the generators that an optimizer keeps beside its state dict (Adahessian's)."""
     for holder in (optimizer, getattr(optimizer, "_base_optimizer", None)):
         yield from (value for value in vars(holder or object).values() if isinstance(value, torch.Generator))
-
-
-def _keep_kinds(optimizer: Optimizer, saved: State) -> None:
-    """Give the optimizer's tensors their own kinds of numbers: loading gives many of them that of the weights."""
-    inner = getattr(optimizer, "_base_optimizer", optimizer)
-    parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
-    for place, memory in saved["state"].items():
-        own = inner.state[parameters[place]]
-        for name, value in memory.items():
-            if isinstance(value, Tensor) and own[name].dtype != value.dtype:
-                own[name] = value.to(own[name].device)

@@ -1,4 +1,4 @@
-"""`torchrun -m surgeon`: one writer, one voice, and no process left waiting for another that has failed."""
+"""Several processes on the command line: one writer, one voice, and none left waiting for another that has failed."""
 
 import json
 import os
@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from runpy import run_path
 
+import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 TESTS = Path(__file__).resolve().parents[1]
 NETWORK = """
@@ -73,3 +74,27 @@ def test_a_process_that_fails_alone_ends_all_with_its_own_message(tmp_path: Path
     assert [line for line in lines if line.startswith("Error: ")] == [lines[place]]
     assert "onnection" not in result.stderr
     assert not list(tmp_path.glob("in-channel-regeneration*"))
+
+
+def test_accelerate_divides_a_network_and_the_result_is_one_file_that_timm_loads(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=10)
+    save_file(model.state_dict(), tmp_path / "in.safetensors")
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2",
+        "--main_process_port", "0", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP",
+        "--fsdp_transformer_layer_cls_to_wrap", "BasicBlock,Bottleneck",
+        "-m", "surgeon", "apply", "in.safetensors", "--arch", "test_resnet", "--method", "channel-regeneration",
+        "--set", "threshold=2", "--data", "digits", "--input-size", "3,32,32", "--limit", "24", "--batch-size", "4",
+        "--workers", "0", "--epochs", "2", "--every", "1", "--model-ema",
+    ]  # fmt: skip
+    paths = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    notes = json.loads((tmp_path / "in-channel-regeneration.json").read_text())["notes"]
+    assert "Each process trains a part of the network (FSDP)." in notes
+    tuned = load_file(tmp_path / "in-channel-regeneration.safetensors")
+    model.load_state_dict(tuned)
+    assert model.eval()(torch.zeros(1, 3, 32, 32)).isfinite().all()

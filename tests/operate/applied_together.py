@@ -11,13 +11,19 @@ from two_stages import CLASSES, Two
 
 import surgeon
 from surgeon.processes import count, index
+from surgeon.processes.division import is_divided
 from surgeon.tuning import TuningConfig, make_accelerator
 
 BATCH = 8
-"""Images a batch of all processes together; 29 leave a last batch of 5, which two processes cannot halve."""
+"""Images a batch of all processes together; 29 leave a last batch of 5, which two processes cannot halve, and 9 one."""
+
+
+TRAINED: list[bool] = []
+"""Whether networks were divided that were asked for a loss."""
 
 
 def loss(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+    TRAINED.append(is_divided(model))
     return functional.multi_margin_loss(model(batch[0]), batch[1])
 
 
@@ -68,7 +74,7 @@ def run_all() -> dict[str, Any]:
             model,
             method,
             train=loader(images(29, 1), shuffle=True),
-            val=loader(images(11, 2)),
+            val=loader(images(9, 2)),
             calibration=loader(images(29, 1)),
             epochs=2,
             tuning=TuningConfig(lr=0.05, smoothing=0.0 if "loss" in options else 0.1, clip_grad=2.0),
@@ -86,6 +92,7 @@ def run_all() -> dict[str, Any]:
             "edits": [dict(row) for row in record.edits],
             "stages": [(stage.name, stage.top1, stage.top5, stage.agreement) for stage in record.stages],
             "numbers": [(stage.loss, stage.drift, dict(stage.metrics)) for stage in record.stages],
+            "divided": any(TRAINED),
             "training": [(epoch["train_loss"], epoch["loss"], epoch["lr"]) for epoch in record.epochs],
         }
     return results

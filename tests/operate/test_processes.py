@@ -1,4 +1,7 @@
-"""Two processes do what one does with batches as large as theirs together; the one is the oracle."""
+"""Two processes do what one does with batches as large as theirs together; the one is the oracle.
+
+They do so each with the whole network, and with one that is divided between them.
+"""
 
 import pytest
 import torch
@@ -9,10 +12,23 @@ CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 """Measurements and losses are summed up in float32, in another order."""
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory):
+LAUNCHED = {
+    "whole": {},
+    "divided": {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP",
+        "FSDP_MIN_NUM_PARAMS": "20",
+    },
+}
+
+
+@pytest.fixture(scope="module", params=LAUNCHED)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """What either process has at the end."""
-    return together(run_all, tmp_path_factory.mktemp("together"))
+    found = together(run_all, tmp_path_factory.mktemp("together"), **LAUNCHED[request.param])
+    assert all(own["weight-evolution"]["divided"] == bool(LAUNCHED[request.param]) for own in found)
+    return found
 
 
 @pytest.fixture(scope="module")

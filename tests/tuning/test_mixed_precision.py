@@ -49,8 +49,34 @@ def test_the_hook_sees_the_forward_that_the_author_wrote(fresh_process_state):
     assert not {"forward", "_original_forward"} & model.__dict__.keys()
 
 
-@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
 def test_a_network_divided_among_devices_is_refused(monkeypatch, kind):
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
     with pytest.raises(OptionError, match=f"{kind}, which divides the network"):
         make_accelerator(cpu=True)
+
+
+REFUSED = {
+    "older": ({"FSDP_VERSION": "1"}, "Only the second version"),
+    "offload": ({"FSDP_OFFLOAD_PARAMS": "true"}, "offload of parameters"),
+    "checkpointing": ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "activation checkpointing"),
+    "ignored": ({"FSDP_IGNORED_MODULES": "head.*"}, "ignored modules"),
+    "unreadable": ({"FSDP_AUTO_WRAP_POLICY": "BY_TASTE"}, "cannot be read: Invalid auto wrap policy"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_a_configuration_of_fsdp_asks_for_beside_is_refused(monkeypatch, fresh_process_state, kind):
+    given, said = REFUSED[kind]
+    for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", **given}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OptionError, match=said):
+        make_accelerator(cpu=True)
+
+
+def test_one_process_trains_the_whole_network_even_where_fsdp_is_configured(monkeypatch, fresh_process_state):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    model = Watched()
+    tune(model, loader(), loader(), TuningConfig(epochs=1), accelerator=make_accelerator(cpu=True))
+    assert (True, torch.float32) in model.seen
