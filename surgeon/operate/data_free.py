@@ -91,17 +91,17 @@ def make_exemplars(
         OptionError: the synthesis became NaN or infinite, or the network is divided among the processes.
         OutputError: a file cannot be written.
     """
-    images, config = wanted.images(model), wanted.config
-    varied = wanted.vary(images)
-    size = config.size or images.input_size[1:]
-    shape = (images.input_size[0], *size)
-    check_shape((config.count, *shape))
     device = make_accelerator(job.tuning.mixed_precision).device
     if sharded(device):
         raise OptionError(
             "With FSDP, no exemplars are synthesized, as that takes the whole network on one device.",
             "Give images with --data, such as exemplars:FILE of a run without FSDP.",
         )
+    images, config = wanted.images(model), wanted.config
+    varied = wanted.vary(images)
+    size = config.size or images.input_size[1:]
+    shape = (images.input_size[0], *size)
+    check_shape((config.count, *shape))
     model.to(device)
     classes = _classes(model)
     check_classifier(model, shape, classes, device)

@@ -18,7 +18,7 @@ from surgeon.progress import Track, no_progress
 from surgeon.tuning.loaders import own_loader, whole_loader
 from surgeon.tuning.modes import kept_modes
 from surgeon.tuning.outputs import split_outputs
-from surgeon.tuning.sharding import on_device
+from surgeon.tuning.sharding import check_enough, on_device
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def evaluate(
     loss = torch.zeros((), device=accelerator.device)
     own = own_loader(loader, accelerator, even=False)
     with inference(model, accelerator) as network:
+        check_enough(network, count_images(loader))
         for images, labels in track(own, "evaluating", own_count(count_images(loader))):
             with accelerator.autocast():
                 answer, _ = split_outputs(network(images))

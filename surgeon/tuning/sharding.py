@@ -16,8 +16,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
 from torch import nn
 
-from surgeon.errors import OptionError
+from surgeon.errors import DataError, OptionError
 from surgeon.memory import is_shortage
+from surgeon.processes import count
 from surgeon.processes.division import can_divide_on, divide, is_divided, put_apart
 
 VERSION = "2"
@@ -104,6 +105,23 @@ def _take_over_buffers(model: nn.Module, copied: nn.Module) -> None:
         # A buffer of another size is one that the network makes anew as it needs it.
         if name in own and own[name].shape == other.shape and not torch.equal(own[name], other.to(own[name].device)):
             own[name].copy_(other)
+
+
+def check_enough(model: nn.Module, images: int | None) -> None:
+    """Refuse images that are not enough for every process of a divided network, which compute together or not at all.
+
+    Args:
+        model: the network, divided or not.
+        images: how many there are, if that is known.
+
+    Raises:
+        DataError: they are fewer than the processes.
+    """
+    if images is not None and images < count() and is_divided(model):
+        raise DataError(
+            f"There are {images} images for {count()} processes, and with FSDP each of them needs one.",
+            "Give more images, or start fewer processes.",
+        )
 
 
 def trained_copy(model: nn.Module, device: torch.device) -> nn.Module:

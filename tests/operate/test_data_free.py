@@ -1,8 +1,12 @@
 """What is said about the time of a synthesis, against times worked by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from surgeon.errors import OptionError
 from surgeon.operate import data_free
+from surgeon.tuning import TuningConfig
 
 
 @pytest.mark.parametrize(
@@ -30,3 +34,10 @@ def test_a_short_synthesis_needs_no_correction() -> None:
     for tenth in range(1, 11):
         on_step(tenth / 10)
     assert said == []
+
+
+def test_nothing_is_synthesized_through_a_network_that_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_free, "sharded", lambda device: True)
+    job = SimpleNamespace(tuning=TuningConfig(mixed_precision="no"))
+    with pytest.raises(OptionError, match="no exemplars are synthesized"):
+        data_free.make_exemplars(job, None, None, None, keep=False, track=None, say=None)

@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from surgeon.checkpoint.tree_file import read_tree, write_tree
-from surgeon.errors import OptionError
+from surgeon.errors import DataError, DivergenceError, OptionError
 from surgeon.processes import index
 from surgeon.processes.division import local
 from surgeon.tuning import Saving, TuningConfig, clear_moments, evaluate, make_accelerator, tune
 from surgeon.tuning.distill import Objective
 from surgeon.tuning.epoch import train_epoch
-from surgeon.tuning.run import Epoch, prepare
+from surgeon.tuning.run import Epoch, Run, prepare
 from surgeon.tuning.sharding import on_device
 
 BLOCKS = {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_TRANSFORMER_CLS_TO_WRAP": "Block"}
@@ -119,13 +119,27 @@ def resumed(folder: Path) -> dict[str, Any]:
     return {"through": through, "within": tuned("average", state=within), "between": tuned("average", state=between)}
 
 
+def prepared(model: nn.Module) -> Run:
+    config, loader = TuningConfig(opt="adamw", epochs=1), shuffled(data(), batch_size=4)
+    return prepare(model, loader, config, make_accelerator(), Objective(), (), lambda batches, *rest, **more: batches)
+
+
+def spoilt() -> str:
+    """Return why no state is saved of a network of which one process has a NaN in its part."""
+    run = prepared(vit())
+    if index() == 1:
+        local(run.module.head.weight).data[0, 0] = torch.nan
+    try:
+        Saving(lambda state: None).save(run)
+    except DivergenceError as error:
+        return str(error)
+    return ""
+
+
 def shares() -> dict[str, tuple[int, int]]:
     """Return how many numbers of the weights, gradients and moments this process has, and how many there are."""
     model = vit()
-    config = TuningConfig(opt="adamw", epochs=1)
-    loader = shuffled(data(), batch_size=4)
-    accelerator = make_accelerator()
-    run = prepare(model, loader, config, accelerator, Objective(), (), lambda batches, *rest, **more: batches)
+    run = prepared(model)
     gradients: list[int] = []
     inner = run.optimizer.optimizer
     step = inner.step
@@ -183,6 +197,7 @@ def run_all() -> dict[str, Any]:
         found["resumed"] = resumed(Path(os.environ["FOLDER"]))
     with launched_with(**BLOCKS):
         found["shares"] = shares()
+        found["spoilt"] = spoilt()
         found["no such class"] = refused(freeze=("scale",))
     with launched_with(**LAYERS):
         found["tied in two units"] = refused(Tied)
@@ -195,8 +210,11 @@ def run_all() -> dict[str, Any]:
             name: refused(freeze=("scale",), opt=name) for name in ("adahessian", "muon", "lookahead_radam")
         }
         model = convolutions()
+        accelerator = make_accelerator()
         with on_device(model, "cpu") as divided:
-            found["of a divided network"] = evaluate(
-                divided, DataLoader(data(5), batch_size=2), accelerator=make_accelerator()
-            ).images
+            found["evaluated"] = evaluate(divided, DataLoader(data(5), batch_size=2), accelerator=accelerator).images
+        try:
+            evaluate(model, DataLoader(data(1)), accelerator=accelerator)
+        except DataError as error:
+            found["one image"] = str(error)
     return found

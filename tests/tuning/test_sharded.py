@@ -49,6 +49,10 @@ def test_a_run_that_is_taken_up_ends_as_if_it_had_not_stopped(both, place: str) 
         torch.testing.assert_close(own["resumed"][place], own["resumed"]["through"], rtol=0, atol=0)
 
 
+def test_a_nan_in_one_part_stops_all_processes(both) -> None:
+    assert all(own["spoilt"].startswith("A weight became NaN or infinite") for own in both)
+
+
 def test_what_cannot_be_divided_is_refused(both) -> None:
     for own in both:
         assert own["scalar"].startswith("FSDP cannot divide the parameter scale, which is a single number.")
@@ -68,4 +72,5 @@ def test_an_accelerator_that_divides_by_itself_is_refused() -> None:
 
 
 def test_a_divided_network_is_evaluated_on_every_image_once(both) -> None:
-    assert [own["of a divided network"] for own in both] == [5, 5]
+    assert [own["evaluated"] for own in both] == [5, 5]
+    assert all(own["one image"].startswith("There are 1 images for 2 processes") for own in both)
