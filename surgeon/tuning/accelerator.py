@@ -52,6 +52,20 @@ def make_accelerator(
         ) from error
 
 
+def accumulate(accelerator: Accelerator, batches: int) -> int:
+    """Let an accelerator add up the gradients of so many batches for one update, and return how many it does.
+
+    accelerate keeps one number for all accelerators of a process, and takes the last that was named.
+
+    Args:
+        accelerator: may have a number of its own already, which stays where `batches` is 1.
+        batches: at least 1; `accelerate launch` overrules it.
+    """
+    if batches > 1 and "ACCELERATE_GRADIENT_ACCUMULATION_STEPS" not in os.environ:
+        accelerator.gradient_accumulation_steps = batches
+    return int(accelerator.gradient_accumulation_steps)
+
+
 def _refuse_division() -> None:
     """Refuse what `accelerate launch` may ask for and this package cannot do, rather than do something else."""
     for kind in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):

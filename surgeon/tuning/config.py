@@ -34,7 +34,7 @@ class TuningConfig:
         model_ema_decay: its decay, in [0, 1).
         mixed_precision: what `make_accelerator` is asked for: "auto", "no", "fp16" or "bf16".
         accumulate: batches whose gradients are added up for one update, at least 1; what is left at an epoch's end is
-            an update of its own.
+            an update of its own. With 1, an accelerator that was told another number keeps it.
         channels_last: lay weights and images out channels-last: "auto" (on GPUs), "yes" or "no".
         compile: train through torch.compile.
         teacher_weight: share of the teacher's soft targets in the loss, in [0, 1].

@@ -16,6 +16,7 @@ from surgeon.errors import DataError
 from surgeon.processes import own_count
 from surgeon.processes.division import whole
 from surgeon.progress import Track
+from surgeon.tuning.accelerator import accumulate
 from surgeon.tuning.average import Average
 from surgeon.tuning.compiling import compiled
 from surgeon.tuning.config import TuningConfig
@@ -187,7 +188,7 @@ def prepare(
     optimizer = create_optimizer(trained, config)
     prepared = _prepare_model(model, accelerator) if trained is model else trained
     optimizer = accelerator.prepare(optimizer)
-    updates_per_epoch = ceil(len(loader) / accelerator.gradient_accumulation_steps)
+    updates_per_epoch = ceil(len(loader) / accumulate(accelerator, config.accumulate))
     return Run(
         config=config,
         accelerator=accelerator,

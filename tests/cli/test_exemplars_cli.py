@@ -15,6 +15,7 @@ import surgeon
 from surgeon.checkpoint import Architecture
 from surgeon.data.exemplars import read_exemplars, save_exemplars
 from surgeon.operate.states import StateFolder
+from surgeon.tuning import epoch
 
 SIZE = ["--input-size", "3,32,32"]
 FEW = ["--exemplars", "6", "--exemplar-steps", "3"]
@@ -65,6 +66,16 @@ def test_the_whole_job_without_data(
     assert names == {
         "test_resnet.safetensors", "test_resnet-sofm.safetensors", "test_resnet-sofm.json", file.name, "pictures",
     }  # fmt: skip
+
+
+def test_gradients_of_exemplars_are_accumulated(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    updates: list[int] = []
+    update = epoch._update
+    monkeypatch.setattr(epoch, "_update", lambda run: (update(run), updates.append(run.updates)))
+    arguments = [*QUICK, *FEW, "--batch-size", "2", "--accumulate", "2"]
+    assert call(monkeypatch, "apply", tiny, *arguments) == 0
+    # Three batches an epoch.
+    assert updates == [1, 2, 3, 4]
 
 
 def test_exemplars_are_used_again_with_the_same_result(

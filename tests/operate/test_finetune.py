@@ -1,14 +1,18 @@
 """Fine-tuning without an operation: the control of every comparison."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
-from two_stages import loader, make_network
+from two_stages import EXAMPLE, loader, make_network
 
 import surgeon
 from surgeon.errors import OptionError
-from surgeon.tuning import TuningConfig, make_accelerator, tune
+from surgeon.operate.record import Record
+from surgeon.tuning import TuningConfig, epoch, make_accelerator, tune
+from surgeon.tuning.run import Run
 
 
 def test_it_is_the_fine_tuning_that_apply_does_and_nothing_more() -> None:
@@ -66,3 +70,34 @@ def test_the_best_epoch_is_handed_out_where_it_is_not_the_last() -> None:
 def test_no_epoch_is_refused() -> None:
     with pytest.raises(OptionError, match="No epoch"):
         surgeon.finetune(make_network(), loader(), epochs=0)
+
+
+@pytest.fixture
+def updates(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many updates of the weights there have been in every run since, by their numbers."""
+    made: list[int] = []
+
+    def note(run: Run, update: Callable[[Run], None] = epoch._update) -> None:
+        update(run)
+        made.append(run.updates)
+
+    monkeypatch.setattr(epoch, "_update", note)
+    return made
+
+
+@pytest.mark.parametrize("own", [None, 1, 3], ids=["no accelerator", "of one batch", "of three batches"])
+@pytest.mark.parametrize("run", [surgeon.finetune, partial(surgeon.apply, method="sofm", example_input=EXAMPLE)])
+def test_gradients_are_accumulated_whoever_made_the_accelerator(
+    updates: list[int], own: int | None, run: Callable[..., Record]
+) -> None:
+    # Three batches an epoch. What the options leave at 1 is the accelerator's own business.
+    for config, batches in ((TuningConfig(accumulate=2), 2), (TuningConfig(), own or 1)):
+        accelerator = None if own is None else make_accelerator(accumulate=own)
+        # Another one, such as that which places exemplars, says nothing on this one.
+        make_accelerator()
+        if own == 3:
+            accelerator.gradient_accumulation_steps = own
+        updates.clear()
+        record = run(make_network(), train=loader(), epochs=1, tuning=config, accelerator=accelerator)
+        assert updates == {1: [1, 2, 3], 2: [1, 2], 3: [1]}[batches]
+        assert record.tuning["accumulate"] == batches
