@@ -175,6 +175,7 @@ def command(
         recipe=recipe_of(ctx, {**values, "teacher": teacher}),
         save_every=values["save_every"],
         restart=values["restart"],
+        resume_changed=values["resume_changed"],
         plan=stored,
         plan_output=save_plan,
         exemplars=exemplar_job(values, seed) if values["data"] is None else None,

@@ -87,5 +87,6 @@ def command(
         recipe=recipe_of(ctx, {**values, "teacher": teacher}),
         save_every=values["save_every"],
         restart=values["restart"],
+        resume_changed=values["resume_changed"],
     )
     run_and_show(job, as_json=as_json, tensorboard=tensorboard)

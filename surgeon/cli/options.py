@@ -58,6 +58,11 @@ output_options = combined(
         help="Keep the run's state every so many updates too, not only every epoch.",
     ),
     click.option("--restart", is_flag=True, help="Begin anew where an interrupted run could be continued."),
+    click.option(
+        "--resume-changed",
+        is_flag=True,
+        help="Continue an interrupted or diverged run with another learning rate, schedule, clipping or precision.",
+    ),
 )
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 

@@ -16,7 +16,7 @@ LARGEST = 2**26
 
 NOT_OF_A_RUN = frozenset({
     "output", "overwrite", "dry_run", "save_plan", "as_json", "tensorboard", "recipe", "restart", "save_every",
-    "save_exemplars",
+    "save_exemplars", "resume_changed",
 })  # fmt: skip
 """Parameters that say where results go, and not what they are."""
 

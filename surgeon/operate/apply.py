@@ -17,8 +17,9 @@ from surgeon.edit.plan import Plan
 from surgeon.memory import named_shortage
 from surgeon.methods import make_config
 from surgeon.operate.course import Course, left_alone, round_seed
+from surgeon.operate.identity import run_identity
 from surgeon.operate.inputs import Batches, Say, Subject, find_method, rounds
-from surgeon.operate.keeping import epochs_over, open_keeper, restored_course, run_digest, taken
+from surgeon.operate.keeping import epochs_over, open_keeper, restored_course, taken
 from surgeon.operate.operation import Operation, operate, repeated
 from surgeon.operate.partner import Partner
 from surgeon.operate.position import Position, keep_operation, restored_position
@@ -76,6 +77,7 @@ def apply(
     on_resume: OnResume = lambda epochs: None,
     state: Path | None = None,
     save_every: int | None = None,
+    resume_changed: bool = False,
     identity: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Record:
@@ -129,6 +131,8 @@ def apply(
             folder goes on from there if this one did not come to its end, and on a CPU ends with bitwise the same
             weights as if it had. The folder is left to whoever gave it.
         save_every: updates of the weights between two states within an epoch; None for none there.
+        resume_changed: go on even where what helps a run that has diverged (`surgeon.tuning.config.CHANGEABLE`), the
+            kind of the device, or the versions of surgeon, torch and timm have changed since; the record says so.
         identity: what else tells this run from others, such as the names of its images.
         options: the method's options.
 
@@ -156,7 +160,7 @@ def apply(
     start = time.perf_counter()
     keeper = open_keeper(
         state,
-        lambda: run_digest(
+        lambda: run_identity(
             model,
             settings,
             accelerator,
@@ -174,11 +178,13 @@ def apply(
         ),
         save_every,
         say,
+        changed=resume_changed,
     )
     if keeper is not None and keeper.state is not None:
         on_resume(epochs_over(keeper.state))
     gauge = make_gauge(model, task, val, images, accelerator, track, reference)
     course = restored_course(taken(keeper, "course"), graph)
+    course.note_changes(() if keeper is None else keeper.changes)
     with contextlib.ExitStack() as stack:
         second = None
         if partner is not None and chosen.needs_partner:

@@ -22,6 +22,12 @@ class Course:
     groups: dict[ChannelGroup, None] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, None] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
+
+    def note_changes(self, changes: Sequence[str]) -> None:
+        """Add that the run goes on with other values of some options than it had until now."""
+        if changes:
+            self.changes.append(f"The run was continued with other options than it began with: {', '.join(changes)}.")
 
     def note(self, made: Plan, epoch: int | None = None) -> None:
         """Add a plan that was carried out, at the start of a target or (with `epoch`) during fine-tuning."""

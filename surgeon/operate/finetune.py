@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 
 from surgeon.errors import OptionError
 from surgeon.memory import named_shortage
+from surgeon.operate.identity import run_identity
 from surgeon.operate.inputs import Batches, Say
-from surgeon.operate.keeping import course_state, epochs_over, open_keeper, restored_course, run_digest, taken
+from surgeon.operate.keeping import course_state, epochs_over, open_keeper, restored_course, taken
 from surgeon.operate.record import Record
 from surgeon.operate.several import placed
 from surgeon.operate.task import Task
@@ -62,6 +63,7 @@ def finetune(
     say: Say = lambda text: None,
     state: Path | None = None,
     save_every: int | None = None,
+    resume_changed: bool = False,
     identity: Mapping[str, Any] | None = None,
 ) -> Record:
     """Fine-tune a network in place, as `apply` does after an operation, and return the record.
@@ -92,8 +94,9 @@ def finetune(
         on_best: called at the end with the number and the weights of the best epoch, where it is not the last.
         on_resume: see `apply`.
         say: is told where the run goes on.
-        state: see `apply`, likewise the next two.
+        state: see `apply`, likewise the next three.
         save_every: updates of the weights between two states within an epoch.
+        resume_changed: go on even where some options have changed.
         identity: what else tells this run from others.
 
     Returns:
@@ -112,12 +115,13 @@ def finetune(
     start = time.perf_counter()
     keeper = open_keeper(
         state,
-        lambda: run_digest(
+        lambda: run_identity(
             model, settings, accelerator, train, teacher=teaching,
             others={"method": NAME, "frozen": sorted(frozen), "identity": identity},
         ),
         save_every,
         say,
+        changed=resume_changed,
     )  # fmt: skip
     images = calibration if calibration is not None else train
     if keeper is not None and keeper.state is not None:
@@ -128,6 +132,7 @@ def finetune(
         on_best, keeper,
     )  # fmt: skip
     course = restored_course(taken(keeper, "course"))
+    course.note_changes(() if keeper is None else keeper.changes)
     if keeper is not None:
         keeper.parts["course"] = lambda: course_state(course)
     if not course.stages:

@@ -69,6 +69,7 @@ class Job:
         exemplars: what is made from the checkpoint where images are needed and `images` is None; or None for nothing.
         save_every: updates of the weights between two states of the run within an epoch; None for none there.
         restart: begin anew, even where an interrupted run of the same job could be continued.
+        resume_changed: continue one even where it began with other values of options that may change; see `apply`.
     """
 
     checkpoint: Path
@@ -96,6 +97,7 @@ class Job:
     exemplars: ExemplarJob | None = None
     save_every: int | None = None
     restart: bool = False
+    resume_changed: bool = False
 
     @property
     def result(self) -> Path:

@@ -1,31 +1,23 @@
 """What a run keeps on the disk of its course, so that the same run can go on from there another time."""
 
 import dataclasses
-import hashlib
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from torch import nn
-from torch.utils.data import DataLoader
-
-from surgeon.checkpoint.tree_file import digest
 from surgeon.coupling.graph import CouplingGraph
-from surgeon.edit.plan import Plan
-from surgeon.edit.plan_file import encode
-from surgeon.errors import OptionError
+from surgeon.errors import OptionError, OutputError
 from surgeon.operate.course import Course
+from surgeon.operate.identity import Identity
 from surgeon.operate.inputs import Say
 from surgeon.operate.record import Stage
 from surgeon.operate.states import StateFolder
-from surgeon.processes import count
-from surgeon.tuning import Saving, State, TuningConfig
-from surgeon.tuning.sharding import sharded
+from surgeon.tuning import Saving, State
 from surgeon.tuning.state import fitting_state
+
+REMEDY = "Go on nevertheless with --resume-changed (in Python: resume_changed=True), or begin anew with --restart."
 
 
 @dataclass
@@ -34,16 +26,18 @@ class Keeper:
 
     Attributes:
         folder: where.
-        run: tells the run from others; see `run_digest`.
+        identity: tells the run from others.
         every: updates between two states within an epoch, or None.
         state: what an earlier, interrupted run has kept; None once it was taken up, or where there is none.
+        changes: what the earlier run had another value of, in words.
         parts: what is asked for the rest of a state, by its name in it.
     """
 
     folder: StateFolder
-    run: str
+    identity: Identity
     every: int | None
     state: State | None
+    changes: tuple[str, ...] = ()
     parts: dict[str, Callable[[], Any]] = field(default_factory=dict)
 
     def saving(self, label: str | None, epochs: int, start: float) -> Saving:
@@ -59,28 +53,40 @@ class Keeper:
         def write(tuning: State) -> None:
             rest = {name: part() for name, part in self.parts.items()}
             seconds = time.perf_counter() - start
-            self.folder.write(self.run, {"tuning": tuning, "label": label, "of": epochs, "seconds": seconds, **rest})
+            of_run = {"terms": dict(self.identity.terms), "label": label, "of": epochs, "seconds": seconds}
+            self.folder.write(self.identity.digest, {"tuning": tuning, **of_run, **rest})
 
         return Saving(write, self.every)
 
 
 def taken(keeper: Keeper | None, part: str) -> Any:
-    """Return a part of the state that a run goes on from, or None where it begins anew."""
-    return None if keeper is None or keeper.state is None else keeper.state[part]
+    """Return a part of the state that a run goes on from, or None where it begins anew.
+
+    Raises:
+        CheckpointError: the state has no such part.
+    """
+    if keeper is None or keeper.state is None:
+        return None
+    with fitting_state():
+        return keeper.state[part]
 
 
-def open_keeper(path: Path | None, run: Callable[[], str], every: int | None, say: Say) -> Keeper | None:
+def open_keeper(
+    path: Path | None, identity: Callable[[], Identity], every: int | None, say: Say, *, changed: bool = False
+) -> Keeper | None:
     """Return what keeps a run's states in a folder, with the newest of them; None without a folder.
 
     Args:
         path: the folder, or None.
-        run: returns `run_digest`.
+        identity: returns what tells the run from others.
         every: updates between two states within an epoch, at least 1, or None.
         say: is told where the run goes on, and of damaged states.
+        changed: go on from a state even where terms of the run have changed since; see `Identity`.
 
     Raises:
         OptionError: `every` is out of range, or there is no folder for it.
         OutputError: the folder keeps the state of another run, or none that is sound.
+        CheckpointError: the state is not as this version of surgeon writes it.
     """
     if every is not None and (path is None or every < 1):
         raise OptionError(
@@ -89,11 +95,18 @@ def open_keeper(path: Path | None, run: Callable[[], str], every: int | None, sa
         )
     if path is None:
         return None
-    folder, name = StateFolder(path), run()
-    state = folder.newest(name, say)
-    if state is not None:
-        say(_where(state))
-    return Keeper(folder, name, every, state)
+    folder, own = StateFolder(path), identity()
+    state = folder.newest(own.digest, say)
+    if state is None:
+        return Keeper(folder, own, every, None)
+    with fitting_state():
+        changes, where = own.changes(state["terms"]), _where(state)
+    if changes and not changed:
+        raise OutputError(f"The folder {folder.path} keeps the state of a run with {', '.join(changes)}.", REMEDY)
+    say(where)
+    if changes:
+        say(f"It began with {', '.join(changes)}.")
+    return Keeper(folder, own, every, state, changes)
 
 
 def epochs_over(state: State) -> int:
@@ -112,47 +125,6 @@ def _where(state: State) -> str:
     return f"The run continues at epoch {epochs + 1} of {state['of']}{at}{batch}."
 
 
-def run_digest(
-    model: nn.Module,
-    settings: TuningConfig,
-    accelerator: Accelerator,
-    train: DataLoader[Any] | None,
-    *,
-    teacher: nn.Module | None = None,
-    partner: nn.Module | None = None,
-    plan: Plan | None = None,
-    others: Mapping[str, Any] | None = None,
-) -> str:
-    """Return what tells a run from others: the SHA-256 of everything that decides how it goes.
-
-    Args:
-        model: the network as it came.
-        settings: all options of fine-tuning.
-        accelerator: precision and gradient accumulation.
-        train: the training images; only how they are divided is looked at.
-        teacher: a second network, or None.
-        partner: another, or None.
-        plan: a plan that is carried out, or None.
-        others: anything else, which JSON or `str` can express.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    networks = {"model": model, "teacher": teacher, "partner": partner}
-    known = {
-        **{name: None if network is None else digest(dict(network.state_dict())) for name, network in networks.items()},
-        "plan": None if plan is None else digest(*encode(plan)),
-        "tuning": dataclasses.asdict(settings),
-        "precision": accelerator.mixed_precision,
-        "accumulation": accelerator.gradient_accumulation_steps,
-        "processes": count(),
-        "sharded": sharded(accelerator.device),
-        "images": None if train is None else [len(train), train.batch_size, train.drop_last],
-        "others": dict(others or {}),
-    }
-    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def course_state(course: Course, graph: CouplingGraph | None = None) -> State:
     """Return a course as plain values; its channel groups as their places in the graph."""
     places = {} if graph is None else {group: place for place, group in enumerate(graph.groups)}
@@ -163,6 +135,7 @@ def course_state(course: Course, graph: CouplingGraph | None = None) -> State:
         "groups": [places[group] for group in course.groups if group in places],
         "figures": course.figures,
         "skipped": list(course.skipped),
+        "changes": list(course.changes),
     }
 
 
@@ -183,4 +156,5 @@ def restored_course(state: State | None, graph: CouplingGraph | None = None) -> 
             groups=dict.fromkeys(groups[place] for place in state["groups"]),
             figures=dict(state["figures"]),
             skipped=dict.fromkeys(state["skipped"]),
+            changes=list(state["changes"]),
         )

@@ -59,8 +59,7 @@ class Partner:
         self._pending: Plan | None = None
         if getattr(subject.config, "every", None) and train is not None and tuning.epochs:
             settings = dataclasses.replace(tuning, seed=tuning.seed + SEED_SHIFT)
-            if state is not None:
-                self._restore(state)
+            training = None if state is None else self._restored(state)
             self._epochs = EpochByEpoch(
                 model,
                 train,
@@ -69,7 +68,7 @@ class Partner:
                 objective=objective,
                 between_epochs=self._carry_out,
                 track=_aside(subject.track),
-                state=None if state is None else state["training"],
+                state=training,
             )
 
     @property
@@ -117,13 +116,16 @@ class Partner:
             "pending": None if self._pending is None else encode(self._pending),
         }
 
-    def _restore(self, state: State) -> None:
+    def _restored(self, state: State) -> State | None:
+        """Take up all of a state but the training's, which is returned."""
         with fitting_state():
             if state["network"] is not None:
                 restore_network(self._model, state["network"])
             if state["pending"] is not None:
                 tensors, text = state["pending"]
                 self._pending = decode(tensors, text, "The partner's state")
+            training: State | None = state["training"]
+            return training
 
     def close(self) -> None:
         """Stop training it, and put its modes back."""

@@ -31,10 +31,11 @@ from surgeon.processes import is_main
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
 from surgeon.tuning.compiling import without_compiler
+from surgeon.tuning.config import CHANGEABLE
 from surgeon.tuning.evaluate import count_images
 
-NOT_OF_THE_RESULT = ("workers", "download")
-"""Options that a run may be continued with another value of."""
+NOT_OF_THE_RESULT = {"workers", "download", *(name.replace("_", "-") for name in CHANGEABLE)}
+"""Options that a run may be continued with another value of; of some, if it is allowed to."""
 
 MOST_REASONS = 3
 """Reasons that an error gives; a dry run lists all of them."""
@@ -196,7 +197,12 @@ def _keeping(job: Job, opened: Opened) -> dict[str, Any]:
     images = None if opened.data is None else _identity(job, opened.data)
     asked = {name: value for name, value in job.recipe.items() if name not in NOT_OF_THE_RESULT}
     identity = {"layers": job.layers, "batch_size": job.batch_size, "images": images, "asked": asked}
-    return {"state": job.states.path, "save_every": job.save_every, "identity": identity}
+    return {
+        "state": job.states.path,
+        "save_every": job.save_every,
+        "resume_changed": job.resume_changed,
+        "identity": identity,
+    }
 
 
 def _identity(job: Job, data: ImageData) -> list[Any]:

@@ -18,6 +18,9 @@ from surgeon.tuning import State
 KEPT = 2
 """States that are kept: the newest, and one more should the disk spoil that."""
 
+FORMAT = 1
+"""Grows whenever a state's structure or meaning changes."""
+
 NAME = re.compile(r"state-(\d{8})\.safetensors")
 OUTPUTS = "outputs"
 """A list in JSON of files that the run has begun to write, as they are seen from the folder's own."""
@@ -54,12 +57,17 @@ class StateFolder:
         for path in reversed(paths):
             try:
                 state = read_tree(path)
+                if state.get("format") != FORMAT:
+                    raise OutputError(
+                        f"The folder {self.path} keeps the state of another version of surgeon.",
+                        "Begin anew with --restart, or go on with that version.",
+                    )
                 if state["run"] != run:
                     raise OutputError(
                         f"The folder {self.path} keeps the state of another run.",
                         "Begin anew with --restart, or write elsewhere with -o.",
                     )
-            except (CheckpointError, TypeError, KeyError):
+            except (CheckpointError, AttributeError, TypeError, KeyError):
                 say(f"The state {path} is damaged, so the one before it is taken.")
                 continue
             return dict(state)
@@ -78,7 +86,7 @@ class StateFolder:
         self.make()
         self._sweep()
         number = max((int(path.stem[-8:]) for path in self._states()), default=0) + 1
-        write_tree(self.path / f"state-{number:08d}.safetensors", {"run": run, **state})
+        write_tree(self.path / f"state-{number:08d}.safetensors", {"format": FORMAT, "run": run, **state})
         for path in self._states()[:-KEPT]:
             path.unlink(missing_ok=True)
 

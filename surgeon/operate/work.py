@@ -113,7 +113,10 @@ def fine_tune(
     except DivergenceError as error:
         if keeper is None:
             raise
-        kept = f"The last good state is kept in {keeper.folder.path}."
+        kept = (
+            f"The last good state is kept in {keeper.folder.path}: with --resume-changed (in Python: "
+            "resume_changed=True) the same run goes on from there with other values of these options."
+        )
         raise DivergenceError(error.problem, f"{error.remedy} {kept}") from error
     course.epochs += [{**dataclasses.asdict(record), "target": label} for record in tuned.epochs]
     # Agreement on a few synthesized images tells no epoch from another.
@@ -197,5 +200,5 @@ def make_record(
         arch=None if architecture is None else str(architecture),
         partner=partner or {},
         device=str(work.accelerator.device),
-        notes=tuple(notes),
+        notes=(*notes, *course.changes),
     )

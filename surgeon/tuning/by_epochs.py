@@ -16,7 +16,7 @@ from surgeon.tuning.layout import channels_last, uses_channels_last
 from surgeon.tuning.loop import make_objective
 from surgeon.tuning.modes import frozen_parameters, kept_modes
 from surgeon.tuning.run import BatchLoss, BetweenEpochs, Epoch, Run, prepare
-from surgeon.tuning.state import State, restore, run_state
+from surgeon.tuning.state import State, fitting_state, restore, run_state
 
 
 class EpochByEpoch(Iterator[int]):
@@ -61,10 +61,11 @@ class EpochByEpoch(Iterator[int]):
         self._run: Run | None = None
         self._next = 0
         if state is not None:
-            run = self._begun()
-            restore(run, state["run"])
-            run.give_back()
-            self._next = int(state["next"])
+            with fitting_state():
+                run = self._begun()
+                restore(run, state["run"])
+                run.give_back()
+                self._next = int(state["next"])
 
     @property
     def begun(self) -> bool:

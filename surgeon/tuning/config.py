@@ -11,6 +11,11 @@ SWITCHES: tuple[Switch, ...] = ("auto", "yes", "no")
 MixedPrecision = Literal["auto", "no", "fp16", "bf16"]
 MIXED_PRECISIONS: tuple[MixedPrecision, ...] = ("auto", "no", "fp16", "bf16")
 
+CHANGEABLE = (
+    "lr", "momentum", "sched", "decay_rate", "decay_milestones", "warmup_epochs", "clip_grad", "mixed_precision",
+)  # fmt: skip
+"""Options that a run may go on with another value of: what helps one that has diverged."""
+
 
 @dataclass(frozen=True)
 class TuningConfig:

@@ -16,7 +16,7 @@ from surgeon.tuning.interruption import Pending, deferred_signals
 from surgeon.tuning.modes import train_unfrozen
 from surgeon.tuning.position import order_images, remaining
 from surgeon.tuning.run import Epoch, Run
-from surgeon.tuning.state import Saving, diverged
+from surgeon.tuning.state import Saving, diverged, fitting_state
 
 # Reading the loss makes the host wait for the device, so a diverged run is found out only every so many batches.
 BATCHES_BETWEEN_CHECKS = 100
@@ -68,7 +68,8 @@ def _train(run: Run, epoch: Epoch, saving: Saving | None, pending: Pending) -> N
     for batch in run.track(batches, f"epoch {epoch.number + 1}/{run.config.epochs}", images, training=training):
         if epoch.generators is not None:
             # Not before, since the order of the images may be drawn with the first batch.
-            set_generators(epoch.generators, device)
+            with fitting_state():
+                set_generators(epoch.generators, device)
             epoch.generators = None
         lr = run.lr
         losses.add(_step(run, batch, epoch.batches + 1), images_in(batch), lr)

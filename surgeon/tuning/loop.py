@@ -94,7 +94,8 @@ def tune(
             With one, SIGINT and SIGTERM are obeyed after the next update, when the state was handed out.
         state: what `saving` took in an earlier run with the same arguments; this one then goes on from there, and ends
             with bitwise the same weights on a CPU as if it had never stopped. Epochs that ended before are not
-            reported to `on_epoch` again, but are in the result.
+            reported to `on_epoch` again, but are in the result. Options named in `CHANGEABLE` may be others than they
+            were: the rest of the run then goes by them.
 
     Returns:
         The records and the best weights.

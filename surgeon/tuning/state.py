@@ -1,7 +1,7 @@
 """The state of a fine-tuning: everything that decides how it goes on, as plain values and tensors."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from surgeon.errors import CheckpointError, DivergenceError
 from surgeon.memory import is_shortage
 from surgeon.processes import add_up, everyones, index
 from surgeon.processes.division import is_divided, local
+from surgeon.tuning.config import CHANGEABLE
 from surgeon.tuning.generators import generator_states, set_generators
 from surgeon.tuning.moments import moments, restore_moments
 from surgeon.tuning.position import place_of, put_back
@@ -22,6 +23,9 @@ from surgeon.tuning.tensors import restore_network, whole_tensors
 
 State = dict[str, Any]
 """Mappings, lists, tuples, text, numbers and tensors."""
+
+RATES = ("lr", "initial_lr", "momentum")
+"""What an optimizer keeps with its groups of parameters and options may change."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def run_state(run: Run, epoch: Epoch | None = None) -> State:
         "optimizer_generators": [generator.get_state() for generator in _generators_of(inner)],
         "scaler": None if run.accelerator.scaler is None else run.accelerator.scaler.state_dict(),
         "updates": run.updates,
+        "options": _changeable(run),
         "epochs": [dataclasses.asdict(record) for record in run.epochs],
         "best": {"epoch": run.best_epoch, "rank": run.best_rank, "state": run.best_state},
         "order": place_of(run.train_loader),
@@ -78,7 +83,7 @@ def restore(run: Run, state: State) -> Epoch | None:
     """Put a run that was just prepared into a state.
 
     Args:
-        run: of the same network, options and images.
+        run: of the same network, options but for `CHANGEABLE`, and images.
         state: of `run_state`.
 
     Returns:
@@ -104,7 +109,8 @@ def fitting_state() -> Iterator[None]:
         if is_shortage(error):
             raise
         raise CheckpointError(
-            "The state does not fit the run that it is meant for.", "Begin anew, without the state."
+            "The state does not fit the run that it is meant for.",
+            "Begin anew: with --restart, or in Python without the state.",
         ) from error
 
 
@@ -114,12 +120,16 @@ def _restored(run: Run, state: State) -> Epoch | None:
         restore_network(run.ema.module, state["ema"]["model"])
         run.ema.updates = int(state["ema"]["updates"])
     inner = run.optimizer.optimizer
+    rates = [{name: group[name] for name in RATES if name in group} for group in inner.param_groups]
     restore_moments(inner, state["optimizer"])
     for generator, saved in zip(_generators_of(inner), state["optimizer_generators"], strict=True):
         generator.set_state(saved)
-    if run.accelerator.scaler is not None:
+    # Where the run goes on in another precision, there may have been none.
+    if run.accelerator.scaler is not None and state["scaler"] is not None:
         run.accelerator.scaler.load_state_dict(state["scaler"])
     run.updates = int(state["updates"])
+    if state["options"] != _changeable(run):
+        _renew_rates(run, rates)
     run.epochs = [EpochRecord(**record) for record in state["epochs"]]
     best = state["best"]
     run.best_epoch, run.best_rank, run.best_state = int(best["epoch"]), float(best["rank"]), best["state"]
@@ -129,6 +139,23 @@ def _restored(run: Run, state: State) -> Epoch | None:
     if epoch is None:
         return None
     return Epoch(**epoch[index()])
+
+
+def _changeable(run: Run) -> State:
+    return {name: getattr(run.config, name) for name in CHANGEABLE}
+
+
+def _renew_rates(run: Run, rates: Sequence[State]) -> None:
+    """Give the optimizer the rates of its own options, not those of the state's, where other ones are wanted now.
+
+    Args:
+        run: with its updates counted.
+        rates: of every group of parameters, as they were before the first update.
+    """
+    for group, own in zip(run.optimizer.optimizer.param_groups, rates, strict=True):
+        group.update(own)
+    if run.schedule is not None:
+        run.schedule.step_update(run.updates)
 
 
 def diverged(run: Run, epoch: int, loss: float, batch: int, lr: float) -> DivergenceError:

@@ -1,5 +1,6 @@
 """The command line of runs that are interrupted and continued."""
 
+import json
 import os
 import signal
 import subprocess
@@ -85,7 +86,7 @@ def test_the_same_command_continues_and_tidies_up(
 def test_another_run_does_not_continue_but_may_begin_anew(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], interrupted: Path
 ) -> None:
-    for other in (["--lr", "0.02"], ["--hold-out", "0.2"], ["--ratio", "0.25"]):
+    for other in (["--weight-decay", "0.02"], ["--hold-out", "0.2"], ["--ratio", "0.25"]):
         assert call(monkeypatch, "apply", interrupted, *SOFM, *other) == 1
         assert "keeps the state of another run.\nBegin anew with --restart" in capsys.readouterr().err
     assert names(interrupted) == {"digits.safetensors", "digits-sofm.state"}
@@ -102,6 +103,22 @@ def test_a_run_with_other_images_of_the_same_name_does_not_continue(
         assert call(patch, "apply", interrupted, *SOFM) == 1
     assert "keeps the state of another run" in capsys.readouterr().err
     assert call(monkeypatch, "apply", interrupted, *SOFM) == 0
+
+
+def test_a_run_that_was_interrupted_goes_on_with_other_rates_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], interrupted: Path
+) -> None:
+    changed = [*SOFM, "--lr", "0.02", "--clip-grad", "1"]
+    assert call(monkeypatch, "apply", interrupted, *changed) == 1
+    said = capsys.readouterr().err
+    assert "keeps the state of a run with lr 0.01 (now 0.02), clip-grad none (now 1).\nGo on nevertheless" in said
+    assert call(monkeypatch, "apply", interrupted, *changed, "--resume-changed") == 0
+    assert "The run continues at epoch 2 of 2" in capsys.readouterr().err
+    record = json.loads(interrupted.with_name("digits-sofm.json").read_text())
+    # Half of a cosine from the new rate.
+    assert [row["lr"] for row in record["epochs"]] == pytest.approx([0.01, 0.01])
+    assert (record["recipe"]["lr"], "resume-changed" in record["recipe"]) == (0.02, False)
+    assert any("with other options than it began with" in note for note in record["notes"])
 
 
 def test_an_output_of_somebody_else_is_not_replaced_by_a_run_that_continues(

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from two_stages import CLASSES, EXAMPLE, Two
 
 import surgeon
-from surgeon.errors import DivergenceError, OptionError, OutputError
+from surgeon.checkpoint.tree_file import read_tree, write_tree
+from surgeon.errors import CheckpointError, DivergenceError, OptionError, OutputError
 from surgeon.operate.states import StateFolder
 from surgeon.tuning import TuningConfig
 
@@ -62,6 +63,17 @@ def stopped(state: Path, at: int, **options: Any) -> None:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[key], other[key]) for key in one)
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    """Change what the states of a folder hold."""
+    for path in folder.iterdir():
+        write_tree(path, change(read_tree(path)))
+
+
+def groups(folder: Path) -> list[dict[str, Any]]:
+    """Return the optimizer's groups of parameters in the newest state."""
+    return list(read_tree(folder / names(folder)[-1])["tuning"]["optimizer"]["param_groups"])
 
 
 def names(folder: Path) -> list[str]:
@@ -131,7 +143,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
         {"epochs": 3},
         {"layers": ["one"]},
         {"ratio": 0.25},
-        {"tuning": TuningConfig(lr=0.02)},
+        {"tuning": TuningConfig(weight_decay=0.02)},
         {"recalibrate": False},
         {"teacher": "original"},
         {"identity": {"data": "others"}},
@@ -175,12 +187,84 @@ def test_fine_tuning_alone_goes_on_as_well(tmp_path: Path) -> None:
     assert [stage.name for stage in record.stages] == ["original", "finetuned"]
 
 
-def test_a_divergence_leaves_the_last_good_state(tmp_path: Path) -> None:
+WILD = TuningConfig(lr=1e30)
+
+
+def test_a_diverged_run_goes_on_from_its_last_good_state_with_what_helps(tmp_path: Path) -> None:
     with pytest.raises(DivergenceError) as caught:
-        run(tmp_path / "s", save_every=1, tuning=TuningConfig(lr=1e30), epochs=4)
-    assert f"The last good state is kept in {tmp_path / 's'}." in caught.value.remedy
-    with pytest.raises(DivergenceError):
-        run(tmp_path / "s", save_every=1, tuning=TuningConfig(lr=1e30), epochs=4)
+        run(tmp_path / "s", tuning=WILD)
+    assert f"The last good state is kept in {tmp_path / 's'}: with --resume-changed" in caught.value.remedy
+    # No epoch came to its end, so that state is the one before the first update.
+    assert names(tmp_path / "s") == ["state-00000001.safetensors"]
+    helped = TuningConfig(lr=0.05, sched="multistep", decay_milestones=(1.5,), clip_grad=1.0, warmup_epochs=1)
+    with pytest.raises(OutputError) as refused:
+        run(tmp_path / "s", tuning=helped)
+    assert "a run with lr 1e+30 (now 0.05), sched cosine (now multistep), decay-milestones" in refused.value.problem
+    assert "clip-grad none (now 1)" in refused.value.problem
+    assert "--resume-changed" in refused.value.remedy
+    said: list[str] = []
+    whole, _ = run(None, tuning=helped)
+    end, record = run(tmp_path / "s", tuning=helped, resume_changed=True, say=said.append)
+    assert said[0] == "The run continues at epoch 1 of 2 of two."
+    assert same(whole, end)
+    assert "continued with other options than it began with: lr 1e+30 (now 0.05)" in record.notes[-1]
+
+
+def test_what_changed_on_the_way_holds_from_there_and_stays_in_the_record(tmp_path: Path) -> None:
+    first, later = TuningConfig(lr=0.05, momentum=0.5), TuningConfig(lr=0.01, sched="none", momentum=0.8)
+    options = {"epochs": 3, "save_every": 1}
+    stopped(tmp_path / "s", 23, tuning=first, **options)
+    stopped(tmp_path / "s", 3, tuning=later, resume_changed=True, **options)
+    # What goes on with the same options needs no leave.
+    _, record = run(tmp_path / "s", tuning=later, **options)
+    assert [row["lr"] for row in record.epochs] == [0.05, 0.05 * 0.75, 0.01]
+    assert sum("continued with other options" in note for note in record.notes) == 1
+    (group,) = {row["momentum"] for row in groups(tmp_path / "s")}
+    assert group == 0.8
+
+
+@pytest.mark.parametrize("term", ["torch", "surgeon", "device"])
+def test_other_versions_and_devices_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, term: str) -> None:
+    stopped(tmp_path / "s", 18)
+    rewrite(tmp_path / "s", lambda state: {**state, "terms": {**state["terms"], term: "older"}})
+    with pytest.raises(OutputError, match=rf"a run with {term} older \(now "):
+        run(tmp_path / "s")
+    _, record = run(tmp_path / "s", resume_changed=True)
+    assert f"{term} older (now " in record.notes[-1]
+
+
+def without(*path: str) -> Any:
+    """Return what takes an entry out of a state."""
+
+    def change(state: dict[str, Any]) -> dict[str, Any]:
+        first, *rest = path
+        if not rest:
+            return {key: value for key, value in state.items() if key != first}
+        return {**state, first: without(*rest)(state[first])}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "path", [["tuning", "epochs"], ["course"], ["terms"], ["round"], ["tuning", "options"], ["partner", "training"],
+             ["partner", "training", "next"], ["images"], ["tuning"]],
+    ids=".".join,
+)  # fmt: skip
+def test_a_state_that_lacks_something_is_refused_with_the_way_out(tmp_path: Path, path: list[str]) -> None:
+    options = {"method": "filter-grafting", "every": 1, "epochs": 3, "save_every": 1, "partner": make_network(1)}
+    stopped(tmp_path / "s", 29, **options)
+    rewrite(tmp_path / "s", without(*path))
+    options["partner"] = make_network(1)
+    with pytest.raises(CheckpointError, match=r"does not fit the run.* --restart"):
+        run(tmp_path / "s", **options)
+
+
+def test_a_state_of_another_format_is_refused(tmp_path: Path) -> None:
+    stopped(tmp_path / "s", 18)
+    for change in (without("format"), lambda state: {**state, "format": 0}):
+        rewrite(tmp_path / "s", change)
+        with pytest.raises(OutputError, match=r"another version of surgeon\. Begin anew with --restart"):
+            run(tmp_path / "s")
 
 
 def test_how_many_epochs_are_over_is_told_where_a_run_goes_on(tmp_path: Path) -> None:

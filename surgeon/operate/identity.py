@@ -1,0 +1,101 @@
+"""What tells a run from others, so that it goes on from its own state alone: what must be the same, what may change."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+
+from surgeon.checkpoint.tree_file import digest
+from surgeon.edit.plan import Plan
+from surgeon.edit.plan_file import encode
+from surgeon.processes import count
+from surgeon.tuning import TuningConfig
+from surgeon.tuning.config import CHANGEABLE
+from surgeon.tuning.sharding import sharded
+
+LIBRARIES = ("surgeon", "torch", "timm")
+"""Packages that the numbers of a run depend on."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells a run from others.
+
+    Attributes:
+        digest: of everything that has to be the same, 64 hexadecimal digits.
+        terms: what a run may go on with another value of, where that is asked for: by its name.
+    """
+
+    digest: str
+    terms: Mapping[str, Any]
+
+    def changes(self, earlier: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return in words which terms are others than they were.
+
+        Args:
+            earlier: the terms of a state.
+        """
+        names = dict.fromkeys((*self.terms, *earlier))
+        return tuple(
+            f"{name.replace('_', '-')} {_shown(earlier.get(name))} (now {_shown(self.terms.get(name))})"
+            for name in names
+            if earlier.get(name) != self.terms.get(name)
+        )
+
+
+def run_identity(
+    model: nn.Module,
+    settings: TuningConfig,
+    accelerator: Accelerator,
+    train: DataLoader[Any] | None,
+    *,
+    teacher: nn.Module | None = None,
+    partner: nn.Module | None = None,
+    plan: Plan | None = None,
+    others: Mapping[str, Any] | None = None,
+) -> Identity:
+    """Return what tells a run from others.
+
+    Args:
+        model: the network as it came.
+        settings: all options of fine-tuning.
+        accelerator: device, precision and gradient accumulation.
+        train: the training images; only how they are divided is looked at.
+        teacher: a second network, or None.
+        partner: another, or None.
+        plan: a plan that is carried out, or None.
+        others: anything else, which JSON or `str` can express.
+    """
+    networks = {"model": model, "teacher": teacher, "partner": partner}
+    options = dataclasses.asdict(settings)
+    terms = {
+        **{name: options.pop(name) for name in CHANGEABLE},
+        "mixed_precision": accelerator.mixed_precision,
+        "device": accelerator.device.type,
+        **{name: metadata.version(name) for name in LIBRARIES},
+    }
+    known = {
+        **{name: None if network is None else digest(dict(network.state_dict())) for name, network in networks.items()},
+        "plan": None if plan is None else digest(*encode(plan)),
+        "tuning": options,
+        "accumulation": accelerator.gradient_accumulation_steps,
+        "processes": count(),
+        "sharded": sharded(accelerator.device),
+        "images": None if train is None else [len(train), train.batch_size, train.drop_last],
+        "others": dict(others or {}),
+    }
+    text = json.dumps(known, sort_keys=True, default=str)
+    return Identity(hashlib.sha256(text.encode()).hexdigest(), terms)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
