@@ -40,15 +40,20 @@ class Keeper:
     changes: tuple[str, ...] = ()
     parts: dict[str, Callable[[], Any]] = field(default_factory=dict)
 
+    def hand_over(self) -> State:
+        """Return the part of the earlier state that a fine-tuning goes on from; nothing else holds any of it then."""
+        tuning: State = taken(self, "tuning")
+        self.state = None
+        return tuning
+
     def saving(self, label: str | None, epochs: int, start: float) -> Saving:
-        """Return what takes the states of a fine-tuning, from whose start on the earlier state is used up.
+        """Return what takes the states of a fine-tuning.
 
         Args:
             label: the targets that were operated on before, in words, or None.
             epochs: how many it has.
             start: `time.perf_counter()` when it began.
         """
-        self.state = None
 
         def write(tuning: State) -> None:
             rest = {name: part() for name, part in self.parts.items()}

@@ -90,7 +90,8 @@ def fine_tune(
         return
     start, state, saving, keeper = time.perf_counter(), None, None, work.keeper
     if keeper is not None:
-        state, start = taken(keeper, "tuning"), start - (taken(keeper, "seconds") or 0.0)
+        start -= taken(keeper, "seconds") or 0.0
+        state = None if keeper.state is None else keeper.hand_over
         saving = keeper.saving(label, work.tuning.epochs, start)
     measured = work.val if work.val is not None else work.train
     try:

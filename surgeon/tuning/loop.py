@@ -47,7 +47,7 @@ def tune(
     on_epoch: OnEpoch | None = None,
     track: Track = no_progress,
     saving: Saving | None = None,
-    state: State | None = None,
+    state: State | Callable[[], State] | None = None,
 ) -> Tuned:
     """Fine-tune a network in place and evaluate it after every epoch.
 
@@ -95,7 +95,8 @@ def tune(
         state: what `saving` took in an earlier run with the same arguments; this one then goes on from there, and ends
             with bitwise the same weights on a CPU as if it had never stopped. Epochs that ended before are not
             reported to `on_epoch` again, but are in the result. Options named in `CHANGEABLE` may be others than they
-            were: the rest of the run then goes by them.
+            were: the rest of the run then goes by them. A function that returns the state is called once, and the state
+            let go as soon as it was taken up.
 
     Returns:
         The records and the best weights.
@@ -127,7 +128,7 @@ def tune(
             run = prepare(model, train_loader, config, accelerator, objective, frozen, track)
             run.ema = Average(model, config.model_ema_decay, accelerator.device) if config.model_ema else None
             score = score or _scoring(val_loader, accelerator, track)
-            begun = None if state is None else restore(run, state)
+            begun = None if state is None else restore(run, state() if callable(state) else state)
             if state is None and saving is not None:
                 saving.save(run)
             for number in range(len(run.epochs), config.epochs):

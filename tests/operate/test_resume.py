@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,23 @@ def test_the_state_of_another_run_is_refused(tmp_path: Path, other: dict[str, An
     with pytest.raises(OutputError, match=r"another run\. Begin anew with --restart, or write elsewhere with -o"):
         run(tmp_path / "s", **other)
     assert {path: path.read_bytes() for path in (tmp_path / "s").iterdir()} == before
+
+
+def test_a_state_that_was_taken_up_takes_no_memory_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(tmp_path / "s", 18, save_every=1)
+    held: list[weakref.ref[torch.Tensor]] = []
+    newest = StateFolder.newest
+
+    def watched(folder: StateFolder, *given: Any) -> Any:
+        state = newest(folder, *given)
+        held.extend(weakref.ref(tensor) for tensor in state["tuning"]["model"].values())
+        return state
+
+    monkeypatch.setattr(StateFolder, "newest", watched)
+    alive: list[int] = []
+    run(tmp_path / "s", save_every=1, on_epoch=lambda epoch: alive.append(sum(one() is not None for one in held)))
+    assert len(held) > 10
+    assert alive == [0, 0]
 
 
 def test_other_weights_make_another_run(tmp_path: Path) -> None:
