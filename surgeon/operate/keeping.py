@@ -13,7 +13,9 @@ from surgeon.operate.course import Course
 from surgeon.operate.identity import Identity
 from surgeon.operate.inputs import Say
 from surgeon.operate.record import Stage
+from surgeon.operate.several import main_decides
 from surgeon.operate.states import StateFolder
+from surgeon.processes import everyones, from_main
 from surgeon.tuning import Saving, State
 from surgeon.tuning.state import fitting_state
 
@@ -81,6 +83,8 @@ def open_keeper(
 ) -> Keeper | None:
     """Return what keeps a run's states in a folder, with the newest of them; None without a folder.
 
+    Of several processes the main one decides whether they go on, and from which state.
+
     Args:
         path: the folder, or None.
         identity: returns what tells the run from others.
@@ -101,17 +105,32 @@ def open_keeper(
     if path is None:
         return None
     folder, own = StateFolder(path), identity()
-    state = folder.newest(own.digest, say)
-    if state is None:
+    found: list[State] = []
+
+    def decide() -> tuple[str, str, tuple[str, ...]] | None:
+        state = folder.newest(own.digest, say)
+        if state is None:
+            return None
+        with fitting_state():
+            where, mark, changes = _where(state), state["mark"], own.changes(state["terms"])
+        if changes and not changed:
+            raise OutputError(f"The folder {path} keeps the state of a run with {', '.join(changes)}.", REMEDY)
+        found.append(state)
+        return where, mark, changes
+
+    decision = main_decides(decide)
+    if decision is None:
         return Keeper(folder, own, every, None)
-    with fitting_state():
-        changes, where = own.changes(state["terms"]), _where(state)
-    if changes and not changed:
-        raise OutputError(f"The folder {folder.path} keeps the state of a run with {', '.join(changes)}.", REMEDY)
+    where, mark, changes = decision
     say(where)
     if changes:
         say(f"It began with {', '.join(changes)}.")
-    return Keeper(folder, own, every, state, changes)
+    return Keeper(folder, own, every, _everywhere(found[0] if found else folder.marked(mark)), changes)
+
+
+def _everywhere(state: State | None) -> State | None:
+    """Return the main process's state in all of them, and send it only where one does not find it on its own disk."""
+    return state if all(everyones(state is not None)) else from_main(state)
 
 
 def epochs_over(state: State) -> int:

@@ -2,15 +2,20 @@
 
 import os
 from collections.abc import Callable
+from typing import TypeVar
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
+from surgeon import errors
 from surgeon.edit.plan import Plan
 from surgeon.edit.plan_file import encode
 from surgeon.edit.plan_reader import decode
+from surgeon.errors import SurgeonError
 from surgeon.processes import count, from_main, is_main, same_tensors
 from surgeon.tuning.sharding import asked_for, sharded
+
+T = TypeVar("T")
 
 
 def placed(model: nn.Module, accelerator: Accelerator) -> nn.Module:
@@ -23,6 +28,37 @@ def placed(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     return model
 
 
+def main_decides(make: Callable[[], T]) -> T:
+    """Return what the main process makes, to all of them; where it fails, all of them do.
+
+    Args:
+        make: only the main process calls it, so it may not wait for the others; it returns what `from_main` can send.
+
+    Raises:
+        SurgeonError: the main process has raised one, and the others raise the same; or they raise one that says so of
+            anything else that it has raised.
+    """
+    if count() == 1:
+        return make()
+    if not is_main():
+        made, failure = from_main((None, None))
+        if failure is not None:
+            kind, problem, remedy = failure
+            raise getattr(errors, kind)(problem, remedy)
+        return made  # type: ignore[return-value]
+    outcome: tuple[T | None, tuple[str, str, str] | None]
+    outcome = None, (SurgeonError.__name__, "The main process has failed.", "Its own message says why.")
+    try:
+        made = make()
+        outcome = made, None
+    except SurgeonError as error:
+        outcome = None, (type(error).__name__, error.problem, error.remedy)
+        raise
+    finally:
+        from_main(outcome)
+    return made
+
+
 def agreed(make: Callable[[], Plan]) -> Plan:
     """Return the plan that the main process makes, to all of them.
 
@@ -31,13 +67,19 @@ def agreed(make: Callable[[], Plan]) -> Plan:
 
     Raises:
         PlanError: the plan has options or figures that cannot be written down.
+        SurgeonError: see `main_decides`.
     """
     if count() == 1:
         return make()
-    made = make() if is_main() else None
-    tensors, text = from_main(({}, "") if made is None else encode(made))
+    own: list[Plan] = []
+
+    def encoded() -> tuple[dict[str, Tensor], str]:
+        own.append(make())
+        return encode(own[0])
+
+    tensors, text = main_decides(encoded)
     # The main process goes on with its own plan, whose channel groups are those of its graph.
-    return made or decode(tensors, text, "The plan of the main process")
+    return own[0] if own else decode(tensors, text, "The plan of the main process")
 
 
 def batch_notes(batch_size: int) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,15 @@ class StateFolder:
             raise OutputError(f"No state in {self.path} is sound.", "Begin anew with --restart.")
         return None
 
+    def marked(self, mark: str) -> State | None:
+        """Return the state of this mark, where it is here and sound."""
+        for path in reversed(self._states()):
+            with contextlib.suppress(CheckpointError, AttributeError):
+                state = read_tree(path)
+                if state.get("mark") == mark:
+                    return dict(state)
+        return None
+
     def write(self, run: str, state: State) -> None:
         """Keep a state, and drop all but the newest; only the main process does.
 
@@ -86,7 +96,10 @@ class StateFolder:
         self.make()
         self._sweep()
         number = max((int(path.stem[-8:]) for path in self._states()), default=0) + 1
-        write_tree(self.path / f"state-{number:08d}.safetensors", {"format": FORMAT, "run": run, **state})
+        write_tree(
+            self.path / f"state-{number:08d}.safetensors",
+            {"format": FORMAT, "run": run, "mark": secrets.token_hex(16), **state},
+        )
         for path in self._states()[:-KEPT]:
             path.unlink(missing_ok=True)
 
