@@ -1,5 +1,6 @@
 """Batches of images."""
 
+import os
 import signal
 from collections.abc import Sized
 from typing import Any
@@ -75,3 +76,6 @@ def _leave_interrupts(worker: int) -> None:
     """Leave it to the main process to obey Ctrl-C, which reaches its workers too: it may need one more batch."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        # torchrun sends what stops a process to all of its group.
+        os.setpgid(0, 0)

@@ -11,7 +11,7 @@ from surgeon.processes.group import (
     is_main,
     same_tensors,
 )
-from surgeon.processes.shares import is_share, own_count, shared
+from surgeon.processes.shares import is_share, is_uneven, own_count, shared
 
 __all__ = [
     "add_up",
@@ -22,6 +22,7 @@ __all__ = [
     "index",
     "is_main",
     "is_share",
+    "is_uneven",
     "own_count",
     "same_tensors",
     "shared",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
 from surgeon.processes import group
 
@@ -50,6 +50,22 @@ def is_share(batches: Any) -> bool:
     """Tell whether batches are a share already."""
     parts = (batches, getattr(batches, "batch_sampler", None), getattr(batches, "dataset", None))
     return any(isinstance(part, (_Pieces, _BatchShare, _StreamShare)) for part in parts)
+
+
+def is_uneven(batches: Any, number: int) -> bool:
+    """Tell whether the processes' pieces of a batch may differ in size; all processes are told the same.
+
+    Args:
+        batches: what `shared` returned, also as accelerate has prepared it.
+        number: of the batch, from 1.
+    """
+    if group.count() == 1:
+        return False
+    share = getattr(batches, "batch_sampler", None)
+    if isinstance(share, _BatchShare) and type(share.batch_sampler) is BatchSampler:
+        # Only its last batch may be smaller than the others.
+        return not share.drop_last and number >= len(share)
+    return True
 
 
 def own_count(images: int | None) -> int | None:

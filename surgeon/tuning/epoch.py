@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from surgeon.errors import OptionError
-from surgeon.processes import add_up, count, synchronized_batch_norm
+from surgeon.processes import add_up, count, is_uneven, synchronized_batch_norm
 from surgeon.progress import Training
 from surgeon.tuning.batches import images_in
 from surgeon.tuning.generators import derived_seed, generator_states, seeded, set_generators
-from surgeon.tuning.interruption import Pending, deferred_signals
+from surgeon.tuning.interruption import Stop, deferred_signals
 from surgeon.tuning.modes import train_unfrozen
 from surgeon.tuning.position import order_images, remaining
 from surgeon.tuning.run import Epoch, Run
@@ -20,6 +21,7 @@ from surgeon.tuning.state import Saving, diverged, fitting_state
 
 # Reading the loss makes the host wait for the device, so a diverged run is found out only every so many batches.
 BATCHES_BETWEEN_CHECKS = 100
+MOST_NAMES = 10
 READING = 1
 """Tells the seed of what is drawn to read images from that of what is drawn to train on them."""
 
@@ -41,23 +43,26 @@ def train_epoch(run: Run, epoch: Epoch, saving: Saving | None = None) -> tuple[f
     """
     device, place = run.accelerator.device, run.accelerator.process_index
     train_unfrozen(run.module, run.frozen)
-    order_images(run.train_loader, epoch.number, derived_seed(run.config.seed, epoch.number))
+    order_images(run.train_loader, epoch.number, run.config.seed)
     run.outside = generator_states(device)
     with (
         seeded(derived_seed(run.config.seed, epoch.number, place), device),
         synchronized_batch_norm(run.module),
-        # Several processes would not stop after the same batch.
-        deferred_signals(saving is not None and count() == 1) as pending,
+        deferred_signals(saving is not None and count() == 1) as own,
     ):
-        _train(run, epoch, saving, pending)
-    sums = torch.tensor([epoch.loss, epoch.images], dtype=torch.float64)
-    loss, images = add_up(sums).tolist()
+        pending = own if count() == 1 else run.pending
+        _train(run, epoch, saving, Stop(pending, device))
+    sums = torch.tensor([epoch.loss, epoch.images, pending.arrived], dtype=torch.float64)
+    loss, images, asked = add_up(sums).tolist()
     if not isfinite(loss):
         raise diverged(run, epoch.number, loss, epoch.batches, run.lr)
+    if saving is not None and asked:
+        saving.save(run, epoch)
+        raise KeyboardInterrupt
     return loss / images, round(images)
 
 
-def _train(run: Run, epoch: Epoch, saving: Saving | None, pending: Pending) -> None:
+def _train(run: Run, epoch: Epoch, saving: Saving | None, stop: Stop) -> None:
     start = time.perf_counter() - epoch.seconds
     device = run.accelerator.device
     reading = derived_seed(run.config.seed, epoch.number, run.accelerator.process_index, READING)
@@ -75,12 +80,15 @@ def _train(run: Run, epoch: Epoch, saving: Saving | None, pending: Pending) -> N
         losses.add(_step(run, batch, epoch.batches + 1), images_in(batch), lr)
         if epoch.batches % BATCHES_BETWEEN_CHECKS == 0:
             losses.settle()
-        if saving is not None and run.accelerator.sync_gradients and (pending.arrived or saving.due(run.updates)):
+        if saving is None or not run.accelerator.sync_gradients:
+            continue
+        stopping = stop.after_update()
+        if stopping or saving.due(run.updates):
             losses.settle()
             epoch.seconds = time.perf_counter() - start
             saving.save(run, epoch)
-            if pending.arrived:
-                raise KeyboardInterrupt
+        if stopping:
+            raise KeyboardInterrupt
     losses.settle()
     epoch.seconds = time.perf_counter() - start
 
@@ -127,15 +135,17 @@ class _Losses:
 
 
 def _step(run: Run, batch: Any, number: int) -> Tensor:
+    """Learn from a batch, the first of an epoch being number 1, and return its loss."""
     accelerator, optimizer, clip_grad = run.accelerator, run.optimizer, run.config.clip_grad
     with accelerator.accumulate(run.model):
         with accelerator.autocast():
             loss = run.objective(run.model, batch)
         _check_scalar(loss)
-        factor = _share_of_mean(run, batch) * _share_of_update(run, number)
-        weighted = loss if isinstance(factor, float) and factor == 1 else loss * factor
+        weighted = loss * _share_of_mean(run, batch) if is_uneven(run.train_loader, number) else loss
         accelerator.backward(weighted, create_graph=getattr(optimizer.optimizer, "is_second_order", False))
         if accelerator.sync_gradients:
+            _check_used(run)
+            _complete(run, number)
             if clip_grad is not None:
                 accelerator.clip_grad_norm_(run.model.parameters(), clip_grad)
             _update(run)
@@ -157,25 +167,45 @@ def _update(run: Run) -> None:
         run.ema.update(run.module)
 
 
-def _share_of_mean(run: Run, batch: Any) -> Tensor | int:
+def _share_of_mean(run: Run, batch: Any) -> Tensor:
     """Return the factor with which the mean of all processes' losses is the mean over all images of their batches.
 
     The processes' gradients are averaged, each counting alike, and the last batch may not divide evenly.
     """
-    if count() == 1:
-        return 1
-    images = torch.tensor(float(images_in(batch)), device=run.accelerator.device)
+    images = torch.full((), float(images_in(batch)), device=run.accelerator.device)
     return images * count() / add_up(images.clone())
 
 
-def _share_of_update(run: Run, number: int) -> float:
-    """Return what a batch's loss is multiplied by, so that every update is by the mean over the batches it is made of.
+def _complete(run: Run, number: int) -> None:
+    """Make the gradient the mean over the batches that it is made of, where those of an epoch's end are too few.
 
-    accelerate divides by the number of batches that make an update, and the last update of an epoch may have fewer.
+    accelerate divides by the number of batches that make an update. How many are left is known only at the end: the
+    length that a stream tells may be wrong.
     """
-    batches, steps = len(run.train_loader), run.accelerator.gradient_accumulation_steps
-    left = batches % steps
-    return steps / left if number > batches - left else 1.0
+    steps = run.accelerator.gradient_accumulation_steps
+    there = number % steps
+    if there:
+        for parameter in run.module.parameters():
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad * (steps / there)
+
+
+def _check_used(run: Run) -> None:
+    """Refuse parameters without a gradient where several processes would wait for it.
+
+    Raises:
+        OptionError: there are some.
+    """
+    if not isinstance(run.model, DistributedDataParallel):
+        return
+    named = run.module.named_parameters()
+    unused = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
+    if unused:
+        raise OptionError(
+            f"These parameters take no part in the loss, and several processes wait for their gradients: "
+            f"{', '.join(unused[:MOST_NAMES])}.",
+            "Freeze them with --freeze (in Python: freeze= of the tuning), or train in one process.",
+        )
 
 
 def _check_scalar(loss: Any) -> None:

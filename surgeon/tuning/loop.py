@@ -131,14 +131,16 @@ def tune(
             begun = None if state is None else restore(run, state() if callable(state) else state)
             if state is None and saving is not None:
                 saving.save(run)
-            for number in range(len(run.epochs), config.epochs):
-                epoch, begun = begun or _begin(run, number, between_epochs), None
-                trained = train_epoch(run, epoch, saving)
-                with _saved_on_the_way_out(run, epoch, saving):
-                    record, rank = _score(run, score, epoch, trained)
-                _keep(run, record, rank, saving)
-                if on_epoch is not None:
-                    on_epoch(record)
+            # One process has safer moments to be interrupted than the next update.
+            with deferred_signals(saving is not None and count() > 1) as run.pending:
+                for number in range(len(run.epochs), config.epochs):
+                    epoch, begun = begun or _begin(run, number, between_epochs), None
+                    trained = train_epoch(run, epoch, saving)
+                    with _saved_on_the_way_out(run, epoch, saving):
+                        record, rank = _score(run, score, epoch, trained)
+                    _keep(run, record, rank, saving)
+                    if on_epoch is not None:
+                        on_epoch(record)
             run.give_back()
     finally:
         accelerator.free_memory()
@@ -200,11 +202,13 @@ def _score(run: Run, score: Score, epoch: Epoch, trained: tuple[float, int]) -> 
 
 
 def _keep(run: Run, record: EpochRecord, rank: float, saving: Saving | None) -> None:
-    with deferred_signals(saving is not None) as pending:
+    if saving is None:
         run.keep(record, rank)
-        if saving is not None:
-            saving.save(run)
-    if pending.arrived:
+        return
+    with deferred_signals(count() == 1) as own:
+        run.keep(record, rank)
+        saving.save(run)
+    if (own if count() == 1 else run.pending).anywhere:
         raise KeyboardInterrupt
 
 

@@ -7,16 +7,31 @@ from typing import Any
 
 import torch
 from accelerate import skip_first_batches
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from surgeon.tuning.generators import apart
+from surgeon.processes import index, is_main
+from surgeon.tuning.generators import apart, derived_seed
+
+WORKERS = 2
+"""Tells the seed of a process's workers from its other seeds."""
 
 
 def order_images(loader: Any, epoch: int, seed: int) -> None:
-    """Make the order of the images a matter of the epoch's number, and not of how many passes there were before."""
+    """Make the order of the images a matter of the epoch's number, and not of how many passes there were before.
+
+    Of several processes the main one chooses the images. What the others would choose by seeds their workers instead,
+    so that no two processes vary their images alike; but those that read a stream have to read the same.
+
+    Args:
+        loader: prepared by accelerate.
+        epoch: number of the next pass, from 0.
+        seed: of the run.
+    """
     loader.set_epoch(epoch)
+    alike = is_main() or isinstance(loader.dataset, IterableDataset)
+    numbers = (seed, epoch) if alike else (seed, epoch, index(), WORKERS)
     for generator in _own_generators(loader):
-        generator.manual_seed(seed)
+        generator.manual_seed(derived_seed(*numbers))
 
 
 def remaining(loader: Any, done: int, seed: int, device: torch.device) -> Iterable[Any]:

@@ -21,6 +21,7 @@ from surgeon.tuning.average import Average
 from surgeon.tuning.compiling import compiled
 from surgeon.tuning.config import TuningConfig
 from surgeon.tuning.evaluate import count_images
+from surgeon.tuning.interruption import Pending
 from surgeon.tuning.layout import channels_first, uses_channels_last
 from surgeon.tuning.loaders import own_loader
 from surgeon.tuning.mixing import check_mixable
@@ -64,6 +65,7 @@ class Run:
         best_rank: what it achieved; see `Metrics.rank`.
         best_state: the state dict after it, on the CPU.
         outside: states of the generators outside of the epoch that is being trained; see `generator_states`.
+        pending: of several processes, whether this one was asked to stop while it tuned; one alone is asked an epoch.
     """
 
     config: TuningConfig
@@ -86,6 +88,7 @@ class Run:
     best_rank: float = -inf
     best_state: dict[str, Tensor] = field(default_factory=dict)
     outside: dict[str, Any] = field(default_factory=dict)
+    pending: Pending = field(default_factory=Pending)
 
     @property
     def lr(self) -> float:

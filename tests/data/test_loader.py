@@ -1,5 +1,6 @@
 """Loaders: the same seed gives the same batches, in whatever number of processes, and leaves the global state alone."""
 
+import os
 import random
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,7 @@ import accelerate
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from surgeon.data import ImageConfig, make_loader, open_data
 
@@ -105,3 +106,18 @@ def test_other_data_sets_are_shuffled_by_the_seed_too() -> None:
     loaders = [make_loader(dataset, batch_size=20, shuffle=True, seed=seed) for seed in (3, 3, 4)]
     orders = [next(iter(loader))[1].tolist() for loader in loaders]
     assert orders[0] == orders[1] != orders[2]
+
+
+class Group(Dataset):
+    """Holds the number of the process group that reads it."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
+        return torch.tensor(os.getpgid(0)), 0
+
+
+def test_a_signal_to_the_group_of_the_main_process_leaves_its_workers_at_work() -> None:
+    own, theirs = (next(iter(make_loader(Group(), batch_size=1, workers=workers)))[0].item() for workers in (0, 1))
+    assert own == os.getpgid(0) != theirs

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from stopped_together import stop_all
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -35,7 +36,8 @@ def figures(model: nn.Module, batches: Iterable[list[torch.Tensor]]) -> dict[str
 
 RUNS: dict[str, dict[str, Any]] = {
     "sofm": {"layers": ["one", "two"], "teacher": "original"},
-    "reinit": {"criterion": "taylor", "ratio": 0.3, "layers": ["two"]},
+    # Four batches an epoch: an update of three of them, and one of the last, which two processes cannot halve.
+    "reinit": {"criterion": "taylor", "ratio": 0.3, "layers": ["two"], "tuning": {"accumulate": 3, "model_ema": True}},
     "channel-regeneration": {"every": 1},
     "filter-grafting": {"every": 1},
     "weight-evolution": {"loss": loss, "metric": figures},
@@ -65,9 +67,9 @@ def loader(data: TensorDataset, shuffle: bool = False) -> DataLoader[Any]:
 
 def run_all() -> dict[str, Any]:
     """Return weights and record of every run; the processes do not even begin with the same weights."""
-    accelerator = make_accelerator()
-    results = {}
-    for method, options in RUNS.items():
+    results: dict[str, Any] = {}
+    for method, given in RUNS.items():
+        options = {name: value for name, value in given.items() if name != "tuning"}
         model, partner = network(10 * index()), network(10 * index() + 1)
         networks = {"weights": model, "partner": partner} if method == "filter-grafting" else {"weights": model}
         record = surgeon.apply(
@@ -77,8 +79,11 @@ def run_all() -> dict[str, Any]:
             val=loader(images(9, 2)),
             calibration=loader(images(29, 1)),
             epochs=2,
-            tuning=TuningConfig(lr=0.05, smoothing=0.0 if "loss" in options else 0.1, clip_grad=2.0),
-            accelerator=accelerator,
+            tuning=TuningConfig(
+                lr=0.05, smoothing=0.0 if "loss" in options else 0.1, clip_grad=2.0, **given.get("tuning", {})
+            ),
+            # accelerate keeps one number of batches an update for all accelerators of a process.
+            accelerator=make_accelerator(),
             example_input=torch.zeros(2, 1, 8, 8, dtype=torch.float64),
             partner=networks.get("partner"),
             **options,
@@ -95,4 +100,6 @@ def run_all() -> dict[str, Any]:
             "divided": any(TRAINED),
             "training": [(epoch["train_loss"], epoch["loss"], epoch["lr"]) for epoch in record.epochs],
         }
+    if count() > 1:
+        results["stopped"] = stop_all()
     return results

@@ -51,3 +51,41 @@ def test_two_processes_plan_and_learn_what_one_does(both, alone, method: str) ->
         for name in ("tensors", "numbers", "training"):
             torch.testing.assert_close(own[method][name], expected[name], **CLOSE)
         assert own[method]["stages"] == expected["stages"]
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_update_with_a_state(both) -> None:
+    for place, own in enumerate(both):
+        # Four batches an epoch. What one was asked in the second batch, both know after the third.
+        ended, states, same = own["stopped"]["epoch 2/2"]
+        assert ended == "KeyboardInterrupt"
+        # Only the main process writes; the other goes on from what that sends.
+        assert states == ([None, [3, 3]] if place == 0 else [])
+        assert same
+        ended, states, same = own["stopped"]["evaluating"]
+        assert ended == "KeyboardInterrupt"
+        assert states == ([None, None] if place == 0 else [])
+        assert same
+
+
+def test_no_two_processes_vary_images_alike(both) -> None:
+    first, second = (own["stopped"]["drawn"] for own in both)
+    # Two epochs of four batches, and three evaluations of two images that are nothing but ones.
+    assert len(first) == len(second) == 2 * 4 + 3 * 2
+    assert set(first) & set(second) == {1.0}
+    assert len(set(first) | set(second)) == 1 + 2 * 8
+
+
+def test_what_would_let_a_process_wait_in_vain_is_told_by_all(both) -> None:
+    for place, own in enumerate(both):
+        found = own["stopped"]
+        if own["weight-evolution"]["divided"]:
+            # Who has a part of a layer only waits for those that use it.
+            assert found["idle"] == "done"
+        else:
+            assert "no part in the loss" in found["idle"]
+            assert "idle.weight, idle.bias. Freeze them with --freeze" in found["idle"]
+        assert found["refused"] == "PlanError: Process 0 has no plan. Make one."
+        assert found["failed"] == [
+            "RuntimeError: unexpected",
+            "SurgeonError: The main process has failed. Its own message says why.",
+        ][place]  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from surgeon.processes import group, own_count, shared
+from surgeon.processes import group, is_uneven, own_count, shared
 
 
 class Numbers(IterableDataset):
@@ -98,3 +98,18 @@ def test_the_share_of_a_count_is_rounded_up(monkeypatch: pytest.MonkeyPatch) -> 
     assert own_count(7) == 7
     monkeypatch.setattr(group, "count", lambda: 3)
     assert (own_count(7), own_count(6), own_count(None)) == (3, 2, None)
+
+
+def test_only_a_last_batch_that_may_be_smaller_is_uneven(monkeypatch: pytest.MonkeyPatch) -> None:
+    def uneven(loader: object) -> list[bool]:
+        return [is_uneven(share, number) for share in [shared(loader, even=True)] for number in (1, 2, 3)]
+
+    assert uneven(DataLoader(Sized(13), batch_size=2)) == [False] * 3
+    monkeypatch.setattr(group, "count", lambda: 2)
+    monkeypatch.setattr(group, "index", lambda: 0)
+    # Eleven in batches of two times two leave three, which two processes cannot halve.
+    assert uneven(DataLoader(Sized(11), batch_size=2)) == [False, False, True]
+    assert uneven(DataLoader(Sized(12), batch_size=2, drop_last=True)) == [False] * 3
+    assert uneven(DataLoader(Numbers(12), batch_size=2)) == [True] * 3
+    groups = [[0, 1], [2, 3], [4], [5, 6]]
+    assert uneven(DataLoader(Sized(7), batch_sampler=groups)) == [True] * 3

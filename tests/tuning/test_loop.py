@@ -8,7 +8,7 @@ import pytest
 import torch
 from pieces import images, network, same_bits, shuffled
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 from surgeon.errors import DataError, OptionError
 from surgeon.tuning import (
@@ -329,6 +329,33 @@ def test_accumulated_batches_are_one_batch_and_one_update(batch_size, count):
         accelerator = make_accelerator("no", cpu=True, accumulate=accumulate)
         tuned = tune(network_, DataLoader(data, size), DataLoader(data, 8), config, accelerator=accelerator)
         assert [record.lr for record in tuned.epochs] == pytest.approx([0.1, 0.05])
+    torch.testing.assert_close(model[1].weight, whole[1].weight)
+
+
+class Boastful(IterableDataset):
+    """A stream that tells another length than it has."""
+
+    def __init__(self, told: int) -> None:
+        self.told = told
+
+    def __len__(self) -> int:
+        return self.told
+
+    def __iter__(self):
+        return iter(images(20))
+
+
+@pytest.mark.parametrize("told", [12, 16, 20, 40])
+@pytest.mark.filterwarnings("ignore:Length of IterableDataset")
+def test_what_is_left_at_the_end_of_an_epoch_is_counted_and_not_foretold(told):
+    model, whole = (nn.Sequential(nn.Flatten(), nn.Linear(36, 3)) for _ in range(2))
+    whole.load_state_dict(model.state_dict())
+    config = TuningConfig(epochs=2, lr=0.1, momentum=0.5, sched="none")
+    # Five batches of four are an update of three and one of two, as batches of twelve and eight are.
+    for network_, train, accumulate in ((model, Boastful(told), 3), (whole, images(20), 1)):
+        accelerator = make_accelerator("no", cpu=True, accumulate=accumulate)
+        loader = DataLoader(train, 12 // accumulate)
+        tune(network_, loader, DataLoader(images(), 8), config, accelerator=accelerator)
     torch.testing.assert_close(model[1].weight, whole[1].weight)
 
 
