@@ -1,5 +1,8 @@
 """Memory that runs out: on the CPU, on an accelerator, anywhere in a run."""
 
+import errno
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,7 @@ import pytest
 import torch
 from command_line import ARCH, DIGITS, QUICK, call
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from two_stages import CLASSES, EXAMPLE, Two
 
 import surgeon
@@ -30,19 +33,63 @@ def ask_python() -> None:
     raise MemoryError
 
 
-@pytest.mark.parametrize("ask", [ask_the_cpu, ask_a_gpu, ask_python])
+def ask_the_system() -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+def ask_a_worker() -> None:
+    list(DataLoader(Killed(), num_workers=1))
+
+
+class Killed(Dataset[Any]):
+    """Images that the system kills whoever reads them for."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, place: int) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(1)
+
+
+def words(text: str) -> Callable[[], None]:
+    def ask() -> None:
+        raise RuntimeError(text)
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        ask_the_cpu,
+        ask_a_gpu,
+        ask_python,
+        ask_the_system,
+        ask_a_worker,
+        words("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        words(
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are "
+            "out of shared memory. Please try to raise your shared memory limit."
+        ),
+        words("unable to mmap 602112 bytes from file </torch_7_1>: Cannot allocate memory (12)"),
+    ],
+)
 def test_every_kind_is_told_with_what_helps(ask: Callable[[], None]) -> None:
     with pytest.raises(MemoryShortageError) as caught, named_shortage():
         ask()
     assert caught.value.problem.startswith("The memory ran out: ")
     assert "\n" not in caught.value.problem
-    for lever in ("--batch-size", "--accumulate", "--input-size", "--mixed-precision"):
+    for lever in ("--batch-size", "--accumulate", "--input-size", "--mixed-precision", "--workers"):
         assert lever in caught.value.remedy
 
 
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="shapes"), named_shortage():
         raise RuntimeError("shapes cannot be multiplied")
+    with pytest.raises(FileNotFoundError), named_shortage():
+        Path("nowhere").read_bytes()
+    assert not is_shortage(RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault."))
     assert not is_shortage(ValueError("out of memory"))
 
 
