@@ -46,7 +46,7 @@ class StateFolder:
         """Return the newest state, or None where there is none.
 
         Args:
-            run: tells the run from others; see `run_digest`.
+            run: tells the run from others; see `Identity`.
             say: is told of a state that is damaged.
 
         Raises:

@@ -34,6 +34,11 @@ class Average:
         module: nn.Module = self._average.module
         return module
 
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """What timm rounds averages of bf16 weights by, at random; older versions have none."""
+        return [value for value in vars(self._average).values() if isinstance(value, torch.Generator)]
+
     def update(self, model: nn.Module) -> None:
         """Take the network's weights in, after an update of them."""
         self.updates += 1

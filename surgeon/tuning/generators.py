@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+DEVICES = ("cuda", "xpu", "mps")
+"""Kinds of devices with generators of their own."""
+
 
 def derived_seed(*numbers: int) -> int:
     """Mix a seed with the numbers of an epoch, a process, … into another seed, in 0..2³²-1."""
@@ -48,19 +51,24 @@ def generator_states(device: torch.device) -> dict[str, Any]:
         "numpy": {**numpy_state, "state": {**inner, "key": torch.from_numpy(inner["key"].astype(np.int64))}},
         "torch": torch.get_rng_state(),
     }
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type in DEVICES:
+        states[device.type] = torch.get_device_module(device).get_rng_state(*_which(device))
     return states
 
 
 def set_generators(states: dict[str, Any], device: torch.device) -> None:
-    """Put the generators into the states that `generator_states` returned for the same kind of device."""
+    """Put the generators into the states that `generator_states` returned; those of another kind of device are left."""
     inner = states["numpy"]["state"]
     random.setstate(states["python"])
     np.random.set_state({**states["numpy"], "state": {**inner, "key": inner["key"].numpy().astype(np.uint32)}})
     torch.set_rng_state(states["torch"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
+    if device.type in DEVICES and device.type in states:
+        torch.get_device_module(device).set_rng_state(states[device.type], *_which(device))
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    # Of the last kind there is one at most.
+    return () if device.type == "mps" else (device,)
 
 
 def apart(batches: Iterable[Any], seed: int, device: torch.device) -> Iterator[Any]:

@@ -9,13 +9,15 @@ from torch.optim import Optimizer
 from surgeon.errors import OptionError
 from surgeon.tuning.config import TuningConfig
 
+WARMUP_FROM = 1e-5
+
 
 def create_schedule(optimizer: Optimizer, config: TuningConfig, updates_per_epoch: int) -> Scheduler | None:
     """Make timm's schedule of the learning rate, stepped by `step_update(updates)` after every update.
 
     "step" multiplies the rate by `decay_rate` after every third of the epochs, "multistep" at `decay_milestones`, by
     default after one half and three quarters (He et al. 2016, section 4.2); the other schedules are timm's own. The
-    warmup lies within the epochs.
+    warmup lies within the epochs, and climbs from 1e-5, or from a tenth of the rate where that is less.
 
     Args:
         optimizer: the optimizer; its learning rates are set to those of the first update.
@@ -43,6 +45,8 @@ def create_schedule(optimizer: Optimizer, config: TuningConfig, updates_per_epoc
             sched=config.sched,
             num_epochs=config.epochs,
             warmup_epochs=config.warmup_epochs,
+            # timm's own beginning may lie above a small rate.
+            warmup_lr=min(WARMUP_FROM, config.lr / 10),
             step_on_epochs=False,
             updates_per_epoch=updates_per_epoch,
             decay_rate=config.decay_rate,

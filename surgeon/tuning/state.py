@@ -66,6 +66,7 @@ def run_state(run: Run, epoch: Epoch | None = None) -> State:
     return {
         "model": whole_tensors(run.module),
         "ema": None if run.ema is None else {"model": whole_tensors(run.ema.module), "updates": run.ema.updates},
+        "ema_generators": [] if run.ema is None else [generator.get_state() for generator in run.ema.generators],
         "optimizer": moments(inner),
         "optimizer_generators": [generator.get_state() for generator in _generators_of(inner)],
         "scaler": None if run.accelerator.scaler is None else run.accelerator.scaler.state_dict(),
@@ -119,6 +120,8 @@ def _restored(run: Run, state: State) -> Epoch | None:
     if run.ema is not None:
         restore_network(run.ema.module, state["ema"]["model"])
         run.ema.updates = int(state["ema"]["updates"])
+        for generator, saved in zip(run.ema.generators, state["ema_generators"], strict=True):
+            generator.set_state(saved)
     inner = run.optimizer.optimizer
     rates = [{name: group[name] for name in RATES if name in group} for group in inner.param_groups]
     restore_moments(inner, state["optimizer"])

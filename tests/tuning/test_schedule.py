@@ -33,6 +33,11 @@ def test_warmup_climbs_linearly_within_the_epochs():
     assert rates(TuningConfig(epochs=4, lr=0.1, warmup_epochs=2), 2) == pytest.approx(climb + fall, rel=1e-12)
 
 
+def test_warmup_to_a_small_rate_climbs_too():
+    climb = rates(TuningConfig(epochs=4, lr=1e-6, warmup_epochs=2), 2)[:4]
+    assert climb == pytest.approx([1e-7 + t * (1e-6 - 1e-7) / 4 for t in range(4)], rel=1e-9)
+
+
 def test_step_divides_by_ten_after_each_third():
     assert rates(TuningConfig(epochs=3, lr=1.0, sched="step"), 2) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 

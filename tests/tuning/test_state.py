@@ -10,11 +10,11 @@ import numpy
 import pytest
 import torch
 from pieces import Varied, images, network, same_bits, shuffled
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from surgeon.checkpoint.tree_file import read_tree, write_tree
 from surgeon.errors import CheckpointError, DivergenceError
-from surgeon.tuning import EpochByEpoch, Saving, Tuned, TuningConfig, make_accelerator, tune
+from surgeon.tuning import EpochByEpoch, Saving, Tuned, TuningConfig, generators, make_accelerator, tune
 
 CONFIG = TuningConfig(epochs=3, lr=0.1, seed=4)
 
@@ -84,6 +84,37 @@ def test_the_memory_of_every_optimizer_comes_back(fit, optimizer):
 def test_the_moving_average_and_what_mixes_images_come_back(fit):
     config = dataclasses.replace(CONFIG, model_ema=True, model_ema_decay=0.9, mixup=0.2, cutmix=1.0)
     check_every_state(fit, config, places=(0, 3, 8, 12))
+
+
+def test_an_average_of_bf16_weights_is_rounded_as_it_would_have_been(accelerator):
+    pixels, labels = images().tensors
+    data = TensorDataset(pixels.bfloat16(), labels)
+    config = dataclasses.replace(CONFIG, model_ema=True)
+    states, ends = [], []
+    for saving, place in ((collecting(states), None), (None, 4), (None, 8)):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3)).bfloat16()
+        tune(
+            model, shuffled(data), DataLoader(data, 8), config, accelerator=accelerator, saving=saving,
+            state=None if place is None else states[place],
+        )  # fmt: skip
+        ends.append(copy.deepcopy(model.state_dict()))
+    assert all(same_bits(ends[0], end) for end in ends[1:])
+
+
+@pytest.mark.parametrize("kind", ["xpu", "mps"])
+def test_the_generators_of_every_kind_of_device_are_kept(monkeypatch, kind):
+    kept = [torch.tensor([1])]
+    # As a device would: its state is not the CPU's.
+    monkeypatch.setattr(getattr(torch, kind), "get_rng_state", lambda *device: kept[0])
+    monkeypatch.setattr(getattr(torch, kind), "set_rng_state", lambda state, *device: kept.__setitem__(0, state))
+    states = generators.generator_states(torch.device(kind))
+    kept[0] = torch.tensor([2])
+    generators.set_generators(states, torch.device(kind))
+    assert kept[0].item() == 1
+    # A run that goes on elsewhere has nothing to put back there.
+    generators.set_generators(generators.generator_states(torch.device("cpu")), torch.device(kind))
+    assert kept[0].item() == 1
 
 
 @pytest.mark.parametrize(
@@ -232,7 +263,7 @@ def test_the_step_and_the_rate_of_a_divergence_are_told(fit):
     # Every image of the second batch is infinite; 0.1 halves to 0.05 by the cosine of two updates.
     pixels, labels = images(16).tensors
     pixels[8:] = float("inf")
-    loader = DataLoader(torch.utils.data.TensorDataset(pixels, labels), 8)
+    loader = DataLoader(TensorDataset(pixels, labels), 8)
     with pytest.raises(DivergenceError) as caught:
         fit(TuningConfig(epochs=1, lr=0.1), loader=loader)
     assert "epoch 1 of 1, at batch 2" in caught.value.problem
