@@ -15,14 +15,13 @@ from surgeon.cli.options import (
     data_options,
     example_images,
     json_option,
-    key_values,
     layers_option,
     open_images,
     output_options,
     seed_option,
     weights_option,
 )
-from surgeon.cli.recipes import recipe_of, recipe_option
+from surgeon.cli.recipes import method_settings, recipe_of, recipe_option
 from surgeon.cli.running import run_and_show, tensorboard_option
 from surgeon.cli.tuning_options import tuning_config, tuning_options
 from surgeon.cli.unused_options import NOT_WRITTEN_BY_A_DRY_RUN, refuse_unused, refuse_unused_of_data
@@ -127,9 +126,8 @@ def command(
     \b
     surgeon apply --method sofm --layers layer4 resnet50.safetensors --data IMAGES --epochs 3
     """
-    options = key_values(settings)
-    given = {name: values[name] for name in METHOD_OPTIONS} | {"every": every}
-    options |= {name: str(value) for name, value in given.items() if value is not None}
+    short = {name: values[name] for name in METHOD_OPTIONS} | {"every": every}
+    options, changed = method_settings(ctx, settings, short)
     if save_plan is not None and not dry_run:
         raise click.UsageError("--save-plan goes with --dry-run.")
     if dry_run:
@@ -172,7 +170,7 @@ def command(
         workers=values["workers"],
         device_data=values["device_data"],
         weights=weights,
-        recipe=recipe_of(ctx, {**values, "teacher": teacher}),
+        recipe=recipe_of(ctx, {**values, "teacher": teacher, **changed}),
         save_every=values["save_every"],
         restart=values["restart"],
         resume_changed=values["resume_changed"],

@@ -17,7 +17,7 @@ from surgeon.cli.options import (
     seed_option,
     weights_option,
 )
-from surgeon.cli.recipes import recipe_of, recipe_option
+from surgeon.cli.recipes import recipe_notes, recipe_of, recipe_option
 from surgeon.cli.running import run_and_show, tensorboard_option
 from surgeon.cli.tuning_options import tuning_config, tuning_options
 from surgeon.cli.unused_options import refuse_unused_of_data
@@ -85,6 +85,7 @@ def command(
         device_data=values["device_data"],
         weights=weights,
         recipe=recipe_of(ctx, {**values, "teacher": teacher}),
+        notes=recipe_notes(ctx),
         save_every=values["save_every"],
         restart=values["restart"],
         resume_changed=values["resume_changed"],

@@ -1,5 +1,6 @@
 """Recipes: files that hold options, those that come with the package, and those in the record of a run."""
 
+import importlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from surgeon.cli.options import key_values
 from surgeon.errors import OptionError
 
 LARGEST = 2**26
@@ -19,6 +22,11 @@ NOT_OF_A_RUN = frozenset({
     "save_exemplars", "resume_changed",
 })  # fmt: skip
 """Parameters that say where results go, and not what they are."""
+
+CONTROLS = {"finetune": "apply"}
+"""Commands that are the control of another one, and take its recipes without what only that does."""
+
+NOTES = "surgeon.recipe_notes"
 
 
 def shipped() -> tuple[str, ...]:
@@ -38,7 +46,7 @@ def recipe_of(ctx: click.Context, changed: Mapping[str, Any]) -> dict[str, Any]:
     """
     recipe: dict[str, Any] = {}
     values = {**ctx.params, **changed}
-    for option in _options(ctx):
+    for option in _options(ctx.command):
         value = values.get(str(option.name))
         if option.name in NOT_OF_A_RUN or value is None or value is False or value == ():
             continue
@@ -59,23 +67,71 @@ def read_recipe(ctx: click.Context, parameter: click.Parameter, path: Path | Non
     """Take a recipe's options as defaults; what stands on the command line wins.
 
     Raises:
-        OptionError: there is no such recipe, it cannot be read, or it names an option that the command does not have.
+        OptionError: there is no such recipe, it cannot be read, or it names an option that neither the command has nor
+            the one that it is the control of.
     """
     if path is None:
         return None
-    known = {name: option for option in _options(ctx) for name in _names(option)}
+    known = {name: option for option in _options(ctx.command) for name in _names(option)}
+    elsewhere, passed_over = _known_elsewhere(ctx.command), []
     defaults: dict[str, Any] = {}
     for key, value in _table(path).items():
         name = key.replace("-", "_")
+        if name not in known and name in elsewhere:
+            passed_over.append(key)
+            continue
         if name not in known:
             raise OptionError(f"The recipe {path} names the unknown option '{key}'.", f"It may name: {_listed(known)}.")
         defaults[str(known[name].name)] = _as_given(known[name], value)
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    if passed_over:
+        other, names = CONTROLS[str(ctx.command.name)], ", ".join(sorted(passed_over))
+        ctx.meta[NOTES] = (f"The recipe {path} asks for what only `surgeon {other}` does, which is left out: {names}.",)
     return path
 
 
-def _options(ctx: click.Context) -> Iterable[click.Option]:
-    return (option for option in ctx.command.params if isinstance(option, click.Option) and option.name)
+def recipe_notes(ctx: click.Context) -> tuple[str, ...]:
+    """Return what a reader of the results should know about the recipe."""
+    notes: tuple[str, ...] = ctx.meta.get(NOTES, ())
+    return notes
+
+
+def method_settings(
+    ctx: click.Context, settings: tuple[str, ...], short: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return a method's options from a recipe and from the command line, where each one that stands there wins.
+
+    Args:
+        ctx: of the command; its recipe was read.
+        settings: `--set` as click has read it: the command line's, or, without any, the recipe's.
+        short: the options that stand for some of them, by the parameters' names, None where they were not given.
+
+    Returns:
+        The method's options by name, and the parameters that they change for the run's own recipe.
+    """
+    own = key_values(settings if _is_given(ctx, "settings") else ())
+    all_set = {**key_values(tuple((ctx.default_map or {}).get("settings", ()))), **own}
+    overruled = {name: None for name in short if name in own and not _is_given(ctx, name)}
+    options = {**all_set, **{name: str(value) for name, value in short.items() if value is not None}}
+    options.update({name: own[name] for name in overruled})
+    return options, {**overruled, "settings": tuple(f"{name}={value}" for name, value in all_set.items())}
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _known_elsewhere(command: click.Command) -> set[str]:
+    """Return what a recipe may call the options of the command that this one is the control of."""
+    other = CONTROLS.get(str(command.name))
+    if other is None:
+        return set()
+    module = importlib.import_module(f"surgeon.cli.{other}")
+    return {name for option in _options(module.command) for name in _names(option)}
+
+
+def _options(command: click.Command) -> Iterable[click.Option]:
+    return (option for option in command.params if isinstance(option, click.Option) and option.name)
 
 
 def _names(option: click.Option) -> list[str]:

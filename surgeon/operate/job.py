@@ -69,6 +69,7 @@ class Job:
         exemplars: what is made from the checkpoint where images are needed and `images` is None; or None for nothing.
         save_every: updates of the weights between two states of the run within an epoch; None for none there.
         restart: begin anew, even where an interrupted run of the same job could be continued.
+        notes: what a reader of the results should know about what was asked for.
         resume_changed: continue one even where it began with other values of options that may change; see `apply`.
     """
 
@@ -98,6 +99,7 @@ class Job:
     save_every: int | None = None
     restart: bool = False
     resume_changed: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def result(self) -> Path:

@@ -86,7 +86,7 @@ def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Op
         data = make_exemplars(job, job.exemplars, model, checkpoint, keep=not only_plan, track=track, say=say)
     if data is not None:
         check_count(job, model, data)
-    notes = (*checkpoint.notes, *_precision_notes(checkpoint, model), *partner_notes)
+    notes = (*job.notes, *checkpoint.notes, *_precision_notes(checkpoint, model), *partner_notes)
     notes += () if taught_by is None else taught_by.notes
     reference = None
     if data is not None:

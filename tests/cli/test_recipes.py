@@ -10,9 +10,9 @@ import torch
 from command_line import ARCH, call
 from safetensors.torch import load_file
 
-from surgeon.cli import apply
+from surgeon.cli import apply, finetune
 from surgeon.cli.options import key_values
-from surgeon.cli.recipes import recipe_of, shipped
+from surgeon.cli.recipes import method_settings, recipe_of, shipped
 from surgeon.cli.tuning_options import tuning_config
 from surgeon.methods import METHODS, make_config
 
@@ -56,6 +56,53 @@ def test_a_recipe_is_read_from_a_record_or_as_its_table_and_the_command_line_win
         values = apply.command.make_context("apply", ["in", "--recipe", str(path), "--method", "reinit"]).params
         assert (values["method"], values["layers"], values["lr"]) == ("reinit", ("a", "b"), 0.25)
         assert (values["decay_milestones"], values["settings"]) == ((1.0, 2.0), ("ratio=1",))
+
+
+def options_of(*arguments: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the method's options of a command line, and those of the recipe that it makes."""
+    context = apply.command.make_context("apply", ["in", *arguments])
+    short = {name: context.params[name] for name in (*apply.METHOD_OPTIONS, "every")}
+    options, changed = method_settings(context, context.params["settings"], short)
+    return options, recipe_of(context, changed)
+
+
+def test_what_is_set_on_the_command_line_leaves_the_recipe_s_other_settings(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('method = "sofm"\nratio = 0.5\nevery = 4\n[set]\nmerge = "mean"\nlearning-rate = 0.2\n')
+    given = ["--recipe", str(path)]
+    kept = {"merge": "mean", "learning_rate": "0.2", "ratio": "0.5", "every": "4"}
+    assert options_of(*given)[0] == kept
+    changed = [*given, "--set", "merge=preserve", "--set", "ratio=0.25", "--every", "2"]
+    expected = {"merge": "preserve", "learning_rate": "0.2", "ratio": "0.25", "every": "2"}
+    options, recipe = options_of(*changed)
+    assert options == expected
+    # What the command line gives twice is as it was.
+    assert options_of(*given, "--ratio", "0.3", "--set", "ratio=0.4")[0]["ratio"] == "0.3"
+    again = tmp_path / "again.json"
+    again.write_text(json.dumps(recipe))
+    assert options_of("--recipe", str(again))[0] == expected
+
+
+def test_fine_tuning_takes_an_operation_s_recipe_without_the_operation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    few = [*QUICK, "--data", "digits", "--epochs", "1"]
+    record, control = tmp_path / "first.json", tmp_path / "control.safetensors"
+    operation = ["--method", "reinit", "--ratio", "0.3", "--layers", "layer3", "--lr", "0.02", "--no-recalibrate"]
+    assert call(monkeypatch, "apply", checkpoint, *few, *operation, "-o", record.with_suffix(".safetensors")) == 0
+    capsys.readouterr()
+    assert call(monkeypatch, "finetune", checkpoint, "--recipe", record, "-o", control) == 0
+    note = (
+        f"The recipe {record} asks for what only `surgeon apply` does, which is left out: exemplar-steps, exemplars, "
+    )
+    note += "layers, method, no-recalibrate, ratio."
+    assert note in capsys.readouterr().err
+    written = json.loads(control.with_suffix(".json").read_text())
+    assert (written["method"], written["tuning"]["lr"], written["tuning"]["epochs"]) == ("finetune", 0.02, 1)
+    assert note in written["notes"]
+    assert "method" not in written["recipe"]
+    values = finetune.command.make_context("finetune", ["in", "--recipe", "sofm-cifar"]).params
+    assert (values["lr"], values["epochs"]) == (0.1, 200)
 
 
 def test_a_recipe_holds_what_was_given_and_the_defaults() -> None:
