@@ -12,13 +12,15 @@ class Training:
     Attributes:
         epoch: number of the epoch, from 0.
         epochs: how many there will be.
-        loss: returns the mean training loss of the pass so far. It makes the host wait for the device, so it is to be
+        loss: returns the mean training loss of the epoch so far. It makes the host wait for the device, so it is to be
             asked every so many batches only, and not before the first of them is done.
+        done: images of the epoch that were trained on before this pass, where a run goes on within an epoch.
     """
 
     epoch: int
     epochs: int
     loss: Callable[[], float]
+    done: int = 0
 
 
 class Track(Protocol):
@@ -37,7 +39,7 @@ class Track(Protocol):
         Args:
             batches: batches of images.
             description: what is done with them, in a word or two.
-            total_images: how many images they have together, where that is known.
+            total_images: how many images they have together, where that is known; of several processes, in this one.
             training: where the fine-tuning stands, when the batches are trained on.
         """
 

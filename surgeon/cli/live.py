@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from surgeon.cli.render import epoch_line, epoch_scores
-from surgeon.processes import is_main
+from surgeon.processes import count, is_main
 from surgeon.progress import Training
 from surgeon.tuning import EpochRecord
 from surgeon.tuning.batches import images_in
@@ -24,7 +24,7 @@ PLAIN_SECONDS = 30.0
 
 @dataclass
 class _Pass:
-    """A pass over images: what is done with them, since when, and how many there have been."""
+    """A pass over this process's images: what is done with them, since when, and how many there have been."""
 
     description: str
     total: int | None
@@ -34,8 +34,17 @@ class _Pass:
 
     @property
     def share(self) -> float | None:
-        """How much of the pass is over, in 0 … 1, where that is known."""
-        return min(self.images / self.total, 1.0) if self.total else None
+        """How much of the pass is over, or of the epoch that it is the rest of, in 0 … 1, where that is known."""
+        return min((self._before + self.images) / (self._before + self.total), 1.0) if self.total else None
+
+    @property
+    def begun(self) -> float:
+        """How much of the epoch was over before."""
+        return self._before / (self._before + self.total) if self.total else 0.0
+
+    @property
+    def _before(self) -> int:
+        return 0 if self.training is None else self.training.done
 
 
 class View:
@@ -51,7 +60,7 @@ class View:
         self._clock = clock
         self._seconds = LIVE_SECONDS if console.is_terminal else PLAIN_SECONDS
         self._scores = ""
-        self._fine_tuning: tuple[int, float] | None = None
+        self._fine_tuning: tuple[float, float] | None = None
 
     def track(
         self,
@@ -94,7 +103,7 @@ class View:
     def _note_start(self, one: _Pass) -> None:
         """Remember with which epoch and when the fine-tuning began; every target has one of its own."""
         if one.training is not None and (self._fine_tuning is None or one.training.epoch <= self._fine_tuning[0]):
-            self._fine_tuning = one.training.epoch, one.start
+            self._fine_tuning = one.training.epoch + one.begun, one.start
             self._scores = ""
 
     def _figures(self, one: _Pass, now: float) -> Iterator[str]:
@@ -104,7 +113,7 @@ class View:
             yield f"loss {one.training.loss():.4f}"
             if self._scores:
                 yield self._scores
-        yield f"{one.images / (now - one.start):,.0f} images/s"
+        yield f"{count() * one.images / (now - one.start):,.0f} images/s"
         left = self._seconds_left(one, now)
         if left is not None:
             yield f"{timedelta(seconds=round(left))} left"

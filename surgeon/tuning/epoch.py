@@ -69,7 +69,7 @@ def _train(run: Run, epoch: Epoch, saving: Saving | None, stop: Stop) -> None:
     batches = remaining(run.train_loader, epoch.batches, reading, device)
     images = None if run.images is None else run.images - epoch.images
     losses = _Losses(run, epoch)
-    training = Training(epoch.number, run.config.epochs, losses.mean)
+    training = Training(epoch.number, run.config.epochs, losses.mean, epoch.images)
     for batch in run.track(batches, f"epoch {epoch.number + 1}/{run.config.epochs}", images, training=training):
         if epoch.generators is not None:
             # Not before, since the order of the images may be drawn with the first batch.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from surgeon.cli import render
+from surgeon.cli import live, render
 from surgeon.cli.live import View
 from surgeon.progress import Training
 from surgeon.tuning import EpochRecord
@@ -90,6 +90,25 @@ def test_a_resumed_fine_tuning_counts_from_where_it_began(clock: Clock) -> None:
     assert shown(plain).splitlines() == ["   epoch 3/4   60%  loss 0.5000  2 images/s  0:01:10 left"]
 
 
+def test_a_fine_tuning_that_goes_on_within_an_epoch_counts_from_there(clock: Clock) -> None:
+    plain = console(terminal=False)
+    view = View(plain, clock)
+    # Of an epoch of 100 images 20 were seen before; 60 take 30 s, and 20 of this epoch and 100 of the next are left.
+    work(view.track([BATCH] * 8, "epoch 3/4", 80, training=Training(2, 4, lambda: 0.5, 20)), clock, 5)
+    assert shown(plain).splitlines() == ["   epoch 3/4   80%  loss 0.5000  2 images/s  0:01:00 left"]
+    work(view.track([BATCH] * 10, "epoch 4/4", 100, training=Training(3, 4, lambda: 0.5)), clock, 5)
+    # 140 images in 70 s.
+    assert shown(plain).splitlines()[1:] == ["   epoch 4/4   60%  loss 0.5000  2 images/s  0:00:20 left"]
+
+
+def test_several_processes_show_the_speed_of_all_of_them(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = console(terminal=False)
+    monkeypatch.setattr(live, "count", lambda: 3)
+    # A third of 120 images, in a third of the time.
+    work(View(plain, clock).track([BATCH] * 4, "measuring", 40), clock, 10)
+    assert shown(plain).splitlines() == ["   measuring   75%  3 images/s  0:00:10 left"]
+
+
 def test_other_passes_show_their_own_time_left_and_streams_none(clock: Clock) -> None:
     plain = console(terminal=False)
     view = View(plain, clock)
@@ -99,22 +118,22 @@ def test_other_passes_show_their_own_time_left_and_streams_none(clock: Clock) ->
 
 
 def test_a_terminal_has_one_live_line_that_goes_away(clock: Clock) -> None:
-    live = console(terminal=True)
+    terminal = console(terminal=True)
     losses = iter([2.0, 1.0])
-    passes = View(live, clock).track([BATCH] * 4, "epoch 1/2", 40, training=Training(0, 2, lambda: next(losses)))
+    passes = View(terminal, clock).track([BATCH] * 4, "epoch 1/2", 40, training=Training(0, 2, lambda: next(losses)))
     for _ in range(2):
         # A batch is done when the next one is asked for.
         next(passes)
         clock.now += 0.5
-    assert "loss" not in shown(live)
+    assert "loss" not in shown(terminal)
     next(passes)
     clock.now += 0.5
-    assert "epoch 1/2" in shown(live)
-    assert " 50%  loss 2.0000  20 images/s  0:00:03 left" in shown(live)
+    assert "epoch 1/2" in shown(terminal)
+    assert " 50%  loss 2.0000  20 images/s  0:00:03 left" in shown(terminal)
     work(passes, clock, 0.5)
-    assert "100%  loss 1.0000  20 images/s  0:00:02 left" in shown(live)
+    assert "100%  loss 1.0000  20 images/s  0:00:02 left" in shown(terminal)
     # Transient: the last thing it does is to erase the line.
-    assert shown(live).endswith("\x1b[2K")
+    assert shown(terminal).endswith("\x1b[2K")
 
 
 def test_batches_of_any_structure_are_counted(clock: Clock) -> None:
