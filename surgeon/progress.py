@@ -1,6 +1,6 @@
 """How a long loop tells that it moves, without knowing who listens."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,3 +50,19 @@ def no_progress(
     """Yield the batches and report nothing."""
     del description, total_images, training
     yield from batches
+
+
+def count_images(batches: Any) -> int | None:
+    """Count the images of one pass over batches, or return None where they do not tell.
+
+    Args:
+        batches: a DataLoader, whose data set is asked, or anything else, which does not tell.
+    """
+    dataset = getattr(batches, "dataset", None)
+    try:
+        if getattr(batches, "drop_last", False) and batches.batch_size is not None:
+            return int(len(batches) * batches.batch_size)
+        return len(dataset) if isinstance(dataset, Sized) else None
+    except TypeError:
+        # A stream may have the method and yet no length.
+        return None

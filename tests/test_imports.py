@@ -12,21 +12,23 @@ PACKAGE = Path(__file__).resolve().parents[1] / "surgeon"
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
+    "modes": set(),
     "memory": {"errors"},
     "processes": set(),
     "coupling": {"errors"},
-    "measure": {"errors", "progress", "processes", "coupling"},
+    "measure": {"errors", "progress", "modes", "processes", "coupling"},
     "edit": {"errors", "progress", "coupling"},
     "methods": {"errors", "progress", "coupling", "measure", "edit"},
     # Fine-tuning stands above the methods, but knows none of them: any model can be tuned.
-    "tuning": {"errors", "progress", "memory", "processes"},
+    "tuning": {"errors", "progress", "modes", "memory", "processes"},
     # Synthesized images are kept in files that are read and written like checkpoints.
     "data": {"errors", "checkpoint"},
     "checkpoint": {"errors"},
-    "exemplars": {"errors", "progress", "tuning", "data", "checkpoint"},
+    "exemplars": {"errors", "progress", "modes", "tuning", "data", "checkpoint"},
     "operate": {
         "errors",
         "progress",
+        "modes",
         "memory",
         "processes",
         "coupling",

@@ -11,7 +11,8 @@ from torch.nn import functional
 from surgeon.exemplars.classifier import takes_size
 from surgeon.exemplars.config import SynthesisConfig
 from surgeon.exemplars.schedule import plan_stages
-from surgeon.tuning.modes import frozen_parameters, kept_modes
+from surgeon.modes import kept_modes
+from surgeon.tuning.modes import frozen_parameters
 from surgeon.tuning.outputs import split_outputs
 
 PROBES = 2

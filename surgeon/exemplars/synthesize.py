@@ -19,9 +19,10 @@ from surgeon.exemplars.config import SynthesisConfig
 from surgeon.exemplars.priors import mean_square, total_variation
 from surgeon.exemplars.schedule import Stage, plan_stages
 from surgeon.exemplars.statistics import StatisticsTerm, statistics_term
+from surgeon.modes import kept_modes
 from surgeon.progress import Track, no_progress
 from surgeon.tuning.generators import derived_seed
-from surgeon.tuning.modes import frozen_parameters, kept_modes
+from surgeon.tuning.modes import frozen_parameters
 from surgeon.tuning.outputs import split_outputs
 
 MOST_IN_BATCH = 64

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from surgeon.errors import DataError, LayerError
 from surgeon.measure.accumulate import add_rows
-from surgeon.measure.batches import Batches, image_count
-from surgeon.measure.modes import keep_modes
+from surgeon.measure.batches import Batches
+from surgeon.modes import kept_modes
 from surgeon.processes import add_up, add_up_by_name, own_count, shared
-from surgeon.progress import Track, no_progress
+from surgeon.progress import Track, count_images, no_progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +62,10 @@ def class_means(
     modules = tuple(dict.fromkeys(modules))
     count = torch.zeros(num_classes, dtype=torch.int64)
     sums = _Sums(num_classes, budget_bytes)
-    with keep_modes(model), _outputs_to(sums, model, modules):
+    with kept_modes(model), _outputs_to(sums, model, modules):
         model.eval()
         own = shared(batches, even=False)
-        for images, labels in track(own, "measuring", own_count(image_count(batches))):
+        for images, labels in track(own, "measuring", own_count(count_images(batches))):
             count += _histogram(labels, num_classes)
             sums.start(labels, device)
             model(images.to(device, non_blocking=True))

@@ -10,10 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from surgeon.errors import DataError
-from surgeon.measure.batches import Batches, image_count
-from surgeon.measure.modes import keep_modes
+from surgeon.measure.batches import Batches
+from surgeon.modes import kept_modes
 from surgeon.processes import add_up, count, own_count, shared, synchronized_batch_norm
-from surgeon.progress import Track, no_progress
+from surgeon.progress import Track, count_images, no_progress
 
 
 def recalibrate(
@@ -45,7 +45,7 @@ def recalibrate(
     layers = [module for module in tracking if module not in set(fixed)]
     if not layers:
         return 0
-    own = track(shared(batches, even=True), "recalibrating", own_count(image_count(batches)))
+    own = track(shared(batches, even=True), "recalibrating", own_count(count_images(batches)))
     # Of several processes each has at least one image of a batch, and all of them together at least two.
     images = (batch[0] for batch in own if count() > 1 or len(batch[0]) > 1)
     first = next(images, None)
@@ -56,7 +56,7 @@ def recalibrate(
         )
     before = {layer: {key: tensor.clone() for key, tensor in layer.state_dict().items()} for layer in tracking}
     kept = {layer: state for layer, state in before.items() if layer not in set(layers)}
-    with keep_modes(model), _keep_momenta(tracking), synchronized_batch_norm(model):
+    with kept_modes(model), _keep_momenta(tracking), synchronized_batch_norm(model):
         weighted = _weighted(itertools.chain([first], images), model, layers, kept)
         update_bn(weighted, model, device=torch.device(device))
     used = 0

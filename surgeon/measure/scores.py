@@ -14,12 +14,12 @@ from torch.utils.hooks import RemovableHandle
 
 from surgeon.coupling.graph import Layer, Norm
 from surgeon.errors import ArchitectureError, DataError, OptionError
-from surgeon.measure.batches import Batches, image_count
+from surgeon.measure.batches import Batches
 from surgeon.measure.criteria import CRITERIA, activation, apoz, layerwise, oracle, taylor
 from surgeon.measure.filters import filter_count, own_norms
-from surgeon.measure.modes import keep_modes
+from surgeon.modes import kept_modes
 from surgeon.processes import add_up, add_up_by_name, everyones, own_count, shared
-from surgeon.progress import Track, no_progress
+from surgeon.progress import Track, count_images, no_progress
 
 Say = Callable[[str], None]
 OnOutput = Callable[[str, Tensor], Tensor | None]
@@ -78,7 +78,7 @@ def filter_scores(
         if layer.writer is not None
     }
     own = _Share(batches, track)
-    with keep_modes(model):
+    with kept_modes(model):
         model.eval()
         if criterion == "oracle":
             return _oracle(model, points, _Kept(own, budget_bytes), torch.device(device), track, say)
@@ -96,7 +96,7 @@ class _Share:
     track: Track
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.track(shared(self.whole, even=False), "measuring", own_count(image_count(self.whole)))
+        return self.track(shared(self.whole, even=False), "measuring", own_count(count_images(self.whole)))
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from surgeon.coupling.graph import ChannelGroup, CouplingGraph
 from surgeon.errors import DataError, LayerError, OptionError
 from surgeon.measure.activations import class_means
-from surgeon.measure.batches import image_count
 from surgeon.measure.scores import filter_scores
 from surgeon.methods import METHODS
 from surgeon.methods.base import CLASS_MEANS, Inputs, Method
 from surgeon.operate.targets import find_scope, find_targets
-from surgeon.progress import Track
+from surgeon.progress import Track, count_images
 from surgeon.tuning.sharding import check_enough, on_device
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -115,7 +114,7 @@ def _measured(subject: Subject, inputs: Inputs) -> Inputs:
         # A linear layer is meant only where it is named: each of its filters would cost the oracle an evaluation.
         layers = [layer for layer in inputs.layers() if layer.convolution or set(layer.names) & set(inputs.targets)]
         with on_device(subject.model, subject.device) as model:
-            check_enough(model, image_count(subject.images))
+            check_enough(model, count_images(subject.images))
             scores = filter_scores(
                 model, layers, wanted, subject.images, device=subject.device, track=subject.track, say=subject.say
             )
@@ -128,7 +127,7 @@ def _measured(subject: Subject, inputs: Inputs) -> Inputs:
             )
     classes = num_outputs(subject.model)
     with on_device(subject.model, subject.device) as model:
-        check_enough(model, image_count(subject.images))
+        check_enough(model, count_images(subject.images))
         means = class_means(model, inputs.targets, subject.images, classes, device=subject.device, track=subject.track)
     return inputs.with_class_means(means)
 

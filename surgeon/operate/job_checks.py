@@ -12,7 +12,7 @@ from surgeon.operate.inputs import find_method
 from surgeon.operate.job import ExemplarJob, Job
 from surgeon.operate.job_loaders import loader, trains_batch_norm
 from surgeon.processes import count
-from surgeon.tuning.evaluate import count_images
+from surgeon.progress import count_images
 from surgeon.tuning.freeze import frozen_names
 from surgeon.tuning.mixing import check_mixable
 from surgeon.tuning.modes import frozen_parameters

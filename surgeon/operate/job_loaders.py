@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from surgeon.data import ImageData, make_loader
 from surgeon.operate.job import Job
 from surgeon.processes import count
-from surgeon.tuning.evaluate import count_images
+from surgeon.progress import count_images
 from surgeon.tuning.modes import has_batch_norm
 
 

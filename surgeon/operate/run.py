@@ -28,11 +28,10 @@ from surgeon.operate.record import Record, Stage
 from surgeon.operate.stored_plan import save_plan
 from surgeon.operate.work import OnEpoch, OnResume, OnStage
 from surgeon.processes import is_main
-from surgeon.progress import Track
+from surgeon.progress import Track, count_images
 from surgeon.tuning import make_accelerator
 from surgeon.tuning.compiling import without_compiler
 from surgeon.tuning.config import CHANGEABLE
-from surgeon.tuning.evaluate import count_images
 
 NOT_OF_THE_RESULT = {"workers", "download", *(name.replace("_", "-") for name in CHANGEABLE)}
 """Options that a run may be continued with another value of; of some, if it is allowed to."""

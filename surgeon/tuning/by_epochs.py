@@ -8,13 +8,14 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
+from surgeon.modes import kept_modes
 from surgeon.progress import Track, no_progress
 from surgeon.tuning.config import TuningConfig
 from surgeon.tuning.epoch import train_epoch
 from surgeon.tuning.freeze import frozen_names
 from surgeon.tuning.layout import channels_last, uses_channels_last
 from surgeon.tuning.loop import make_objective
-from surgeon.tuning.modes import frozen_parameters, kept_modes
+from surgeon.tuning.modes import frozen_parameters
 from surgeon.tuning.run import BatchLoss, BetweenEpochs, Epoch, Run, prepare
 from surgeon.tuning.state import State, fitting_state, restore, run_state
 

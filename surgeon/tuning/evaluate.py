@@ -1,7 +1,7 @@
 """Scores and logits of a network on a set of images."""
 
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +13,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from surgeon.errors import DataError, OptionError
+from surgeon.modes import kept_modes
 from surgeon.processes import add_up, own_count
-from surgeon.progress import Track, no_progress
+from surgeon.progress import Track, count_images, no_progress
 from surgeon.tuning.loaders import own_loader, whole_loader
-from surgeon.tuning.modes import kept_modes
 from surgeon.tuning.outputs import split_outputs
 from surgeon.tuning.sharding import check_enough, on_device
 
@@ -141,17 +141,6 @@ def compare_logits(reference: Tensor, other: Tensor) -> tuple[float, float]:
     drift = torch.where(distance == 0, distance, distance / size)
     agreement = (reference.argmax(1) == other.argmax(1)).double().mean()
     return drift.item(), agreement.item()
-
-
-def count_images(loader: DataLoader[Any]) -> int | None:
-    """Count the images of one pass over the loader, or return None where it does not know."""
-    try:
-        if loader.drop_last and loader.batch_size is not None:
-            return len(loader) * loader.batch_size
-        return len(loader.dataset) if isinstance(loader.dataset, Sized) else None
-    except TypeError:
-        # A stream may have the method and yet no length.
-        return None
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from surgeon.errors import DataError, OptionError
-from surgeon.progress import Track, no_progress
+from surgeon.progress import Track, count_images, no_progress
 from surgeon.tuning.batches import images_in
-from surgeon.tuning.evaluate import count_images, inference
+from surgeon.tuning.evaluate import inference
 from surgeon.tuning.loaders import whole_loader
 from surgeon.tuning.records import Metrics, Score
 

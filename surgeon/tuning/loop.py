@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from surgeon.errors import OptionError
+from surgeon.modes import kept_modes
 from surgeon.processes import count, same_tensors
 from surgeon.processes.division import put_apart
 from surgeon.progress import Track, no_progress
@@ -23,7 +24,7 @@ from surgeon.tuning.interruption import deferred_signals
 from surgeon.tuning.layout import channels_last, uses_channels_last
 from surgeon.tuning.loaders import own_loader
 from surgeon.tuning.mixing import Mixing
-from surgeon.tuning.modes import frozen_parameters, kept_modes
+from surgeon.tuning.modes import frozen_parameters
 from surgeon.tuning.records import EpochRecord, Score, Tuned, epoch_record
 from surgeon.tuning.run import BatchLoss, BetweenEpochs, Epoch, Run, prepare
 from surgeon.tuning.sharding import on_device

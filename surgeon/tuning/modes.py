@@ -1,4 +1,4 @@
-"""States of a network that are changed for a while and put back: training mode, and what has a gradient."""
+"""What of a network is trained: which parameters have a gradient, and which BatchNorms keep their statistics."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -7,17 +7,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from surgeon.errors import OptionError
-
-
-@contextmanager
-def kept_modes(*networks: nn.Module) -> Iterator[None]:
-    """Put every module back into the mode, training or evaluation, that it was in."""
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -15,12 +15,11 @@ from torch.utils.data import DataLoader
 from surgeon.errors import DataError
 from surgeon.processes import own_count
 from surgeon.processes.division import whole
-from surgeon.progress import Track
+from surgeon.progress import Track, count_images
 from surgeon.tuning.accelerator import accumulate
 from surgeon.tuning.average import Average
 from surgeon.tuning.compiling import compiled
 from surgeon.tuning.config import TuningConfig
-from surgeon.tuning.evaluate import count_images
 from surgeon.tuning.interruption import Pending
 from surgeon.tuning.layout import channels_first, uses_channels_last
 from surgeon.tuning.loaders import own_loader

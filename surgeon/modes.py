@@ -1,4 +1,4 @@
-"""A measurement leaves the network in the modes it found it in."""
+"""The modes of a network's modules, training or evaluation, which whoever changes them puts back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +7,9 @@ from torch import nn
 
 
 @contextmanager
-def keep_modes(model: nn.Module) -> Iterator[None]:
+def kept_modes(*networks: nn.Module) -> Iterator[None]:
     """Put every module back, on leaving, into the training or evaluation mode that it had on entering."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for network in networks for module in network.modules()]
     try:
         yield
     finally:
