@@ -1,4 +1,6 @@
+import gc
 import math
+import multiprocessing
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from surgeon.errors import ArchitectureError, DataError, OptionError
-from surgeon.tuning import compare_logits, evaluate, logits, make_accelerator
+from surgeon.tuning import TuningConfig, compare_logits, evaluate, logits, make_accelerator, tune
 
 
 class Rows(nn.Module):
@@ -140,3 +142,20 @@ def test_drift_of_equal_and_of_zero_logits():
 def test_logits_of_other_classes_are_not_compared():
     with pytest.raises(OptionError, match=r"\[2, 3\].*\[2, 2\]"):
         compare_logits(torch.zeros(2, 2), torch.zeros(2, 3))
+
+
+def test_workers_that_persist_are_there_once_however_often_one_evaluates(accelerator):
+    data = TensorDataset(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
+    loader = DataLoader(data, 2, num_workers=1, persistent_workers=True)
+    before = len(multiprocessing.active_children())
+    held = len(accelerator._dataloaders)
+    for _ in range(3):
+        evaluate(nn.Linear(3, 3), loader, accelerator=accelerator)
+        logits(nn.Linear(3, 3), loader, accelerator=accelerator)
+        tune(nn.Linear(3, 3), DataLoader(data, 2), loader, TuningConfig(epochs=1), accelerator=accelerator)
+        assert len(multiprocessing.active_children()) - before == 1
+    assert len(accelerator._dataloaders) <= held + 1
+    # Nor does what was made of a loader outlive it.
+    del loader
+    gc.collect()
+    assert len(multiprocessing.active_children()) == before
