@@ -37,8 +37,13 @@ class ImageStream(IterableDataset[tuple[Tensor, int]]):
         self.stream.set_loader_cfg(num_workers=workers)
 
     def set_epoch(self, epoch: int) -> None:
-        """Number the next pass, on which the stream's order depends. accelerate calls this."""
+        """Number the next pass, on which alone the stream's order depends then. accelerate calls this."""
         self.stream.set_epoch(epoch)
+        reader = self.stream.reader
+        if hasattr(reader, "worker_seed"):
+            # Read in this process, webdataset and TensorFlow would shuffle on from where the last pass ended. Workers
+            # begin anew in every pass, each with a seed of its own.
+            reader.ds, reader.worker_seed = None, reader.common_seed + epoch
 
     def __len__(self) -> int:
         length = len(self.stream)

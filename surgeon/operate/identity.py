@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from surgeon.checkpoint.tree_file import digest
 from surgeon.edit.plan import Plan
@@ -88,11 +88,17 @@ def run_identity(
         "accumulation": accelerator.gradient_accumulation_steps,
         "processes": count(),
         "sharded": sharded(accelerator.device),
-        "images": None if train is None else [len(train), train.batch_size, train.drop_last],
+        "images": None if train is None else _division(train),
         "others": dict(others or {}),
     }
     text = json.dumps(known, sort_keys=True, default=str)
     return Identity(hashlib.sha256(text.encode()).hexdigest(), terms)
+
+
+def _division(images: DataLoader[Any]) -> list[Any]:
+    """Return how images are divided into batches; the workers that share a stream decide its order."""
+    workers = images.num_workers if isinstance(images.dataset, IterableDataset) else None
+    return [len(images), images.batch_size, images.drop_last, workers]
 
 
 def _shown(value: Any) -> str:

@@ -135,7 +135,8 @@ def _everywhere(state: State | None) -> State | None:
 
 def epochs_over(state: State) -> int:
     """Return how many epochs of fine-tuning are over in a state, of all targets together."""
-    return len(state["course"]["epochs"]) + len(state["tuning"]["epochs"])
+    with fitting_state():
+        return len(state["course"]["epochs"]) + len(state["tuning"]["epochs"])
 
 
 def _where(state: State) -> str:

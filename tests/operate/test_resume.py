@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from two_stages import CLASSES, EXAMPLE, Two
 
 import surgeon
@@ -175,6 +175,24 @@ def test_a_state_that_was_taken_up_takes_no_memory_any_more(tmp_path: Path, monk
     run(tmp_path / "s", save_every=1, on_epoch=lambda epoch: alive.append(sum(one() is not None for one in held)))
     assert len(held) > 10
     assert alive == [0, 0]
+
+
+class Stream(IterableDataset[Any]):
+    """Images that come one after the other."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __iter__(self) -> Any:
+        return iter(loader().dataset)
+
+
+def test_workers_share_a_stream_so_their_number_belongs_to_the_run(tmp_path: Path) -> None:
+    stopped(tmp_path / "map", 18, train=DataLoader(loader().dataset, 8))
+    run(tmp_path / "map", train=DataLoader(loader().dataset, 8, num_workers=1))
+    stopped(tmp_path / "stream", 18, train=DataLoader(Stream(), 8))
+    with pytest.raises(OutputError, match="another run"):
+        run(tmp_path / "stream", train=DataLoader(Stream(), 8, num_workers=1))
 
 
 def test_other_weights_make_another_run(tmp_path: Path) -> None:
