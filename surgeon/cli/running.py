@@ -40,6 +40,7 @@ def run_and_show(job: Job, *, as_json: bool, tensorboard: Path | None) -> None:
     from surgeon.cli import render
     from surgeon.cli.live import View
     from surgeon.operate.run import run_job
+    from surgeon.processes import count
 
     view = View(render.ERR)
     with ExitStack() as stack:
@@ -65,8 +66,12 @@ def run_and_show(job: Job, *, as_json: bool, tensorboard: Path | None) -> None:
             )
         except KeyboardInterrupt:
             if job.states is not None and job.states.holds_state:
-                render.say(f"The run's state is kept in {job.states.path}. The same command continues it:")
-                render.say(shlex.join(["surgeon", *sys.argv[1:]]))
+                # What launched several processes is not known here.
+                alone = count() == 1
+                end = ":" if alone else "."
+                render.say(f"The run's state is kept in {job.states.path}. The same command continues it{end}")
+                if alone:
+                    render.say(shlex.join(["surgeon", *sys.argv[1:]]))
             raise
     render.record_table(record, to_stderr=as_json)
     if as_json:

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from two_stages import CLASSES, Two
 
 from surgeon.errors import OptionError
-from surgeon.tuning import TuningConfig, make_accelerator, tune
+from surgeon.tuning import TuningConfig, compiling, make_accelerator, tune
 from surgeon.tuning.compiling import missing_compiler, without_compiler
 
 CPU = torch.device("cpu")
@@ -72,3 +72,12 @@ def test_without_a_compiler_it_is_refused_or_said(monkeypatch):
 def test_nothing_is_tried_where_nothing_is_to_be_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(pytest.fail, "compiled"))
     assert without_compiler(TuningConfig(), CPU) == (TuningConfig(), None)
+
+
+def test_several_processes_train_without_it_and_say_so(monkeypatch):
+    monkeypatch.setattr(compiling, "count", lambda: 2)
+    config, note = without_compiler(TuningConfig(compile=True), CPU)
+    assert config == TuningConfig()
+    assert note.startswith("The network is trained without torch.compile. Several processes")
+    with pytest.raises(OptionError, match="Several processes"):
+        run(True, Two())
