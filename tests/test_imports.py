@@ -24,7 +24,7 @@ BELOW: dict[str, set[str]] = {
     # Synthesized images are kept in files that are read and written like checkpoints.
     "data": {"errors", "checkpoint"},
     "checkpoint": {"errors"},
-    "exemplars": {"errors", "progress", "modes", "tuning", "data", "checkpoint"},
+    "exemplars": {"errors", "progress", "memory", "modes", "tuning", "data", "checkpoint"},
     "operate": {
         "errors",
         "progress",

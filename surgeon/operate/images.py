@@ -6,13 +6,8 @@ from torch import Tensor, nn
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.coupling.trace import trace
 from surgeon.errors import DataError, TraceError
-from surgeon.memory import is_shortage
-
-# What the layers of a network raise on an input that they cannot take.
-_FAILURES = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
-    ValueError,
-)  # fmt: skip
+from surgeon.modes import kept_modes
+from surgeon.tuning.answers import answer_to
 
 
 def trace_for_images(model: nn.Module, images: Tensor) -> CouplingGraph:
@@ -46,22 +41,9 @@ def check_input(model: nn.Module, images: Tensor) -> None:
     """
     size = ",".join(str(length) for length in images.shape[1:])
     _check_channels(model, images.shape[1], size)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            model(images[:1])
-    except _FAILURES as error:
-        if is_shortage(error):
-            raise
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
-        raise DataError(
-            f"The network cannot take images of {size} (channels, height, width): {reason}.",
-            "Give another --input-size, or leave it out to use the network's own.",
-        ) from error
-    finally:
-        for module in training:
-            module.training = True
+    with kept_modes(model), torch.no_grad():
+        model.eval()
+        answer_to(model, images[:1], "Give another --input-size, or leave it out to use the network's own.")
 
 
 def _check_channels(model: nn.Module, channels: int, size: str) -> None:

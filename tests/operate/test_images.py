@@ -34,6 +34,26 @@ def test_images_that_a_network_does_not_take(size: tuple[int, ...], problem: str
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("first", "kind"), [(nn.Embedding(10, 4), "Embedding"), (nn.Conv1d(2, 4, 3), "Conv1d"), (nn.LSTM(8, 4), "LSTM")]
+)
+def test_a_network_of_sequences_is_not_told_to_take_other_images(first: nn.Module, kind: str) -> None:
+    model = nn.Sequential(nn.Dropout(), first, nn.Linear(4, 3))
+    with pytest.raises(DataError, match=f"takes no images: its first layer, '1', is of the kind {kind}") as caught:
+        check_input(model, torch.zeros(1, 3, 8, 8))
+    assert "surgeon.apply" in caught.value.remedy
+    assert "--input-size" not in caught.value.remedy
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_images() -> None:
+    class Hungry(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        check_input(Hungry(), torch.zeros(1, 3, 8, 8))
+
+
 def test_images_that_it_takes() -> None:
     model = _network()
     images = torch.zeros(2, 3, 26, 26)
