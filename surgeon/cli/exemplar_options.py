@@ -26,7 +26,10 @@ exemplar_options = combined(
         help="Without --data: images to synthesize from the checkpoint, the classes spread evenly.",
     ),
     click.option(
-        "--exemplar-steps", type=click.IntRange(1), default=200, show_default=True, help="Steps of making them."
+        "--exemplar-steps",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Steps of making them; 200 by default, and fewer for a network that takes large images only.",
     ),
     click.option("--exemplar-size", metavar="H,W", help="Their height and width; the network's input size by default."),
     click.option(
@@ -49,9 +52,16 @@ def exemplar_job(values: dict[str, Any], seed: int) -> ExemplarJob:
     """Return what exemplars the command line asks for."""
     from surgeon.data.transforms import training_transform
     from surgeon.exemplars import SynthesisConfig
+    from surgeon.exemplars.config import MOST_IN_BATCH
     from surgeon.operate.job import ExemplarJob
 
-    config = SynthesisConfig(values["exemplars"], values["exemplar_steps"], _size(values["exemplar_size"]), seed)
+    config = SynthesisConfig(
+        values["exemplars"],
+        values["exemplar_steps"],
+        _size(values["exemplar_size"]),
+        seed,
+        batch_size=min(MOST_IN_BATCH, values["batch_size"]),
+    )
 
     def vary(images: ImageConfig) -> Transform:
         return training_transform(images, small=False, flip=True, auto_augment=values["aa"], erasing=values["reprob"])

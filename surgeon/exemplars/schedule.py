@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+USUAL_STEPS = 200
+"""Where nobody asks for another number."""
+
 SHARES = {4: 0.72, 2: 0.25, 1: 0.03}
 """By how much the sides are divided, and the share of the steps at that size: shapes first, details last."""
 
@@ -23,21 +26,24 @@ class Stage:
     steps: int
 
 
-def plan_stages(size: tuple[int, int], steps: int, takes: Callable[[tuple[int, int]], bool]) -> tuple[Stage, ...]:
+def plan_stages(
+    size: tuple[int, int], steps: int | None, takes: Callable[[tuple[int, int]], bool]
+) -> tuple[Stage, ...]:
     """Return the stages of a synthesis, from coarse to fine.
 
-    Small images have one stage. A network that takes images of no smaller size has one stage too, with as few steps as
-    cost what all stages would have.
+    Small images have one stage, and so have those of a network that takes images of no smaller size.
 
     Args:
         size: height and width of the exemplars.
-        steps: at least 1, over all stages.
+        steps: at least 1, over all stages. None for the usual number; a network of one size then has as few at full
+            size as cost what all stages would have.
         takes: whether the network takes images of a height and width.
     """
     coarse = [factor for factor in SHARES if factor > 1 and min(size) // factor >= SMALLEST_SIDE]
     taken = [factor for factor in coarse if takes(_divided(size, factor))]
     if coarse and not taken:
-        return (Stage(size, max(1, round(steps * _cost(coarse)))),)
+        return (Stage(size, steps or max(1, round(USUAL_STEPS * _cost(coarse)))),)
+    steps = steps or USUAL_STEPS
     last = max(1, round(steps * SHARES[1])) if taken else steps
     stages = [Stage(size, last)]
     left = steps - last

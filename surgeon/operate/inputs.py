@@ -133,15 +133,21 @@ def _measured(subject: Subject, inputs: Inputs) -> Inputs:
 
 
 def num_outputs(model: nn.Module) -> int:
-    """Return the number of classes of a classifier: its attribute, or the rows of its last linear layer.
+    """Return the number of classes of a classifier: its attribute, or the rows of its last layer with weights.
 
     Raises:
-        OptionError: the network has neither.
+        OptionError: the attribute is 0, which is timm's word for a classifier that was taken off, or there is none and
+            that layer is no linear one and no 1x1 convolution.
     """
     known = getattr(model, "num_classes", None)
     if isinstance(known, int) and known > 0:
         return known
-    layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    if not layers:
-        raise OptionError("The network has no classifier.", "Give it an attribute num_classes.")
-    return layers[-1].out_features if isinstance(layers[-1], nn.Linear) else layers[-1].out_channels
+    last = next((one for one in reversed(list(model.modules())) if isinstance(one, (nn.Linear, nn.Conv2d))), None)
+    if known != 0 and isinstance(last, nn.Linear):
+        return last.out_features
+    if known != 0 and isinstance(last, nn.Conv2d) and max(last.kernel_size) == 1:
+        return last.out_channels
+    raise OptionError(
+        "The network has no classifier that is known: its last layer with weights is none.",
+        "Give a checkpoint with its classifier, or the network an attribute num_classes.",
+    )

@@ -12,10 +12,10 @@ from surgeon.coupling.graph import CouplingGraph
 from surgeon.data import ImageData, check_classes
 from surgeon.errors import CheckpointError, PlanError
 from surgeon.methods import make_config
-from surgeon.operate.data_free import make_exemplars, needs_images
+from surgeon.operate.data_free import plan_needs_images, surely_needs_images
 from surgeon.operate.images import check_input, trace_for_images
 from surgeon.operate.inputs import Say, find_method, num_outputs, rounds
-from surgeon.operate.job import Job
+from surgeon.operate.job import ExemplarJob, Job
 from surgeon.operate.job_checks import (
     check_count,
     check_exemplars,
@@ -26,6 +26,7 @@ from surgeon.operate.job_checks import (
     check_tuning,
 )
 from surgeon.operate.job_loaders import leaves_single_image
+from surgeon.operate.make_exemplars import Making, make_exemplars, prepare_exemplars
 from surgeon.operate.replay import rehearse
 from surgeon.operate.several import batch_notes
 from surgeon.progress import Track
@@ -77,13 +78,15 @@ def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Op
     check_outputs(job)
     model, checkpoint = open_checkpoint(job.checkpoint, job.arch, job.weights)
     check_tuning(job, model)
+    making, undecided = _making(job, model, only_plan)
     graph = _graph(job, model)
     teacher, taught_by = _teacher(job)
     partner, partner_file, partner_notes = _partner(job, model)
     data = _open_images(job, model)
-    if data is None and job.exemplars is not None and needs_images(job, model, graph, partner, only_plan):
-        check_exemplars(job, model, job.exemplars)
-        data = make_exemplars(job, job.exemplars, model, checkpoint, keep=not only_plan, track=track, say=say)
+    if undecided is not None and plan_needs_images(job, model, graph, partner):
+        making = _prepared(job, undecided, model)
+    if making is not None:
+        data = make_exemplars(job, making, model, checkpoint, keep=not only_plan, track=track, say=say)
     if data is not None:
         check_count(job, model, data)
     notes = (*job.notes, *checkpoint.notes, *_precision_notes(checkpoint, model), *partner_notes)
@@ -103,6 +106,23 @@ def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Op
     for note in notes:
         say(note)
     return Opened(model, checkpoint, graph, teacher, reference, partner, partner_file, data, notes)
+
+
+def _making(job: Job, model: nn.Module, only_plan: bool) -> tuple[Making | None, ExemplarJob | None]:
+    """Return what exemplars will be made, or which ones would be where only the plan tells whether they are needed.
+
+    A network that none can be made from is refused by that, and not by what else may be wrong with it.
+    """
+    if job.images is not None or job.exemplars is None:
+        return None, None
+    needed = surely_needs_images(job, model, only_plan)
+    making = _prepared(job, job.exemplars, model) if needed else None
+    return making, job.exemplars if needed is None else None
+
+
+def _prepared(job: Job, wanted: ExemplarJob, model: nn.Module) -> Making:
+    check_exemplars(job, model, wanted)
+    return prepare_exemplars(job, wanted, model)
 
 
 def _graph(job: Job, model: nn.Module) -> CouplingGraph | None:

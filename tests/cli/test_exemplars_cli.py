@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 import surgeon
-from surgeon.checkpoint import Architecture
 from surgeon.data.exemplars import read_exemplars, save_exemplars
 from surgeon.operate.states import StateFolder
 from surgeon.tuning import epoch
@@ -359,17 +358,3 @@ def test_refusals(
     assert MADE not in shown
     assert taken.read_text() == "mine"
     assert set(tiny.parent.iterdir()) == {tiny, taken}
-
-
-def test_a_network_without_a_classifier(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    for classes, words in ((0, "has no classifier"), (1, "one class only")):
-        path = tmp_path / f"{classes}" / "test_resnet.safetensors"
-        path.parent.mkdir()
-        described = Architecture("timm", "test_resnet", {"num_classes": classes})
-        surgeon.save(path, small_network(classes), architecture=described)
-        # Without a classifier the channels of the last stage are the output.
-        assert call(monkeypatch, "apply", path, "--method", "sofm", "--layers", "layer3", *SIZE, *FEW) == 1
-        assert words in capsys.readouterr().err
-        assert list(path.parent.iterdir()) == [path]

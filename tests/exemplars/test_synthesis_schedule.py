@@ -21,10 +21,17 @@ def test_small_images_have_one_stage() -> None:
 
 
 def test_one_fixed_size_has_fewer_steps_at_the_same_cost() -> None:
-    # 0.72 / 16 + 0.25 / 4 + 0.03 of 400 steps at full size.
-    assert plan_stages((224, 224), 400, lambda size: False) == (Stage((224, 224), 55),)
-    # From 96 pixels on there is one coarse size: 0.97 / 4 + 0.03 of 400 steps.
-    assert plan_stages((96, 96), 400, lambda size: False) == (Stage((96, 96), 109),)
+    # 0.72 / 16 + 0.25 / 4 + 0.03 of 200 steps at full size.
+    assert plan_stages((224, 224), None, lambda size: False) == (Stage((224, 224), 28),)
+    # From 96 pixels on there is one coarse size: 0.97 / 4 + 0.03 of 200 steps.
+    assert plan_stages((96, 96), None, lambda size: False) == (Stage((96, 96), 54),)
+
+
+def test_steps_that_are_asked_for_are_made() -> None:
+    for steps in (1, 7, 200):
+        assert plan_stages((224, 224), steps, lambda size: False) == (Stage((224, 224), steps),)
+    assert plan_stages((224, 224), None, lambda size: True) == plan_stages((224, 224), 200, lambda size: True)
+    assert plan_stages((32, 32), None, lambda size: False) == (Stage((32, 32), 200),)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (96, 128), (224, 224), (384, 200)])

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from two_stages import CLASSES, Two
 
 from surgeon.data import ImageConfig
-from surgeon.errors import ArchitectureError, DataError, OptionError
-from surgeon.exemplars import SynthesisConfig, measure_effort, synthesize
+from surgeon.errors import DivergenceError, OptionError
+from surgeon.exemplars import SynthesisConfig, measure_effort, prepare, synthesize
 from surgeon.exemplars.statistics import statistics_term
 
 GRAY = ImageConfig((1, 8, 8), (0.4,), (0.3,), "bilinear", 1.0)
@@ -141,10 +141,11 @@ def test_a_transformer_keeps_its_one_size() -> None:
             steps.append(len(batch[0]))
             yield batch
 
-    pixels, _ = synthesize(model, config, SynthesisConfig(2, 8), 5, track=track)
+    pixels, _ = synthesize(model, config, SynthesisConfig(2, 3), 5, track=track)
     assert tuple(pixels.shape) == (2, 3, 160, 160)
-    # 0.97 / 4 + 0.03 of eight steps, since it takes no 80x80 pixels.
-    assert len(steps) == 2
+    assert len(steps) == 3
+    # 0.97 / 4 + 0.03 of the usual 200 steps, since it takes no 80x80 pixels.
+    assert prepare(model, (3, 160, 160), SynthesisConfig(2)).steps == 54
 
 
 def test_the_estimate_is_that_of_the_stages() -> None:
@@ -153,33 +154,33 @@ def test_the_estimate_is_that_of_the_stages() -> None:
     assert effort.synthesis == pytest.approx(effort.gradient * 70)
 
 
-class NoGradient(nn.Module):
-    def forward(self, images: Tensor) -> Tensor:
-        return images.detach().mean((2, 3)).repeat(1, 3)
-
-
-@pytest.mark.parametrize(
-    ("model", "classes", "kind", "words"),
-    [
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), 1, DataError, "one class"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), 3, ArchitectureError, "returns 5 values"),
-        (nn.Conv2d(1, 3, 3), 3, ArchitectureError, "one row of class logits"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(63, 3)), 3, DataError, "cannot take images of 1,8,8"),
-        (nn.Sequential(nn.Flatten(), nn.Embedding(4, 3)), 3, DataError, "cannot take images"),
-        (NoGradient(), 3, DataError, "no gradient"),
-    ],
-)
-def test_what_no_exemplars_can_be_made_from(model: nn.Module, classes: int, kind: type, words: str) -> None:
-    with pytest.raises(kind, match=words):
-        synthesize(model, GRAY, CONFIG, classes)
-
-
-def test_broken_weights_are_found_out() -> None:
+@pytest.mark.parametrize("where", ["head", "stage"])
+def test_broken_weights_are_found_out_before_the_first_step(where: str) -> None:
     model = two()
     with torch.no_grad():
-        model.head.weight[0, 0] = math.nan
-    with pytest.raises(OptionError, match="NaN"):
-        synthesize(model, GRAY, SynthesisConfig(3, 2), CLASSES)
+        (model.head if where == "head" else model.one[0]).weight.view(-1)[0] = math.nan
+    steps: list[float] = []
+    with pytest.raises(DivergenceError, match="NaN"):
+        synthesize(model, GRAY, SynthesisConfig(3, 2), CLASSES, on_step=steps.append)
+    assert not steps
+
+
+class Root(nn.Module):
+    """Adds the square root of zero, which has no gradient."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.num_classes = model, CLASSES
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images) + (images - images.detach()).abs().sqrt().mean()
+
+
+def test_a_gradient_that_is_none_is_found_out_at_the_first_step() -> None:
+    steps: list[float] = []
+    with pytest.raises(DivergenceError, match="NaN"):
+        synthesize(Root(two()), GRAY, SynthesisConfig(3, 50), CLASSES, on_step=steps.append)
+    assert not steps
 
 
 @pytest.mark.parametrize(

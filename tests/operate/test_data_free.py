@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from surgeon.errors import OptionError
-from surgeon.operate import data_free
+from surgeon.operate import make_exemplars as data_free
 from surgeon.tuning import TuningConfig
 
 
@@ -40,4 +40,4 @@ def test_nothing_is_synthesized_through_a_network_that_is_divided(monkeypatch: p
     monkeypatch.setattr(data_free, "sharded", lambda device: True)
     job = SimpleNamespace(tuning=TuningConfig(mixed_precision="no"))
     with pytest.raises(OptionError, match="no exemplars are synthesized"):
-        data_free.make_exemplars(job, None, None, None, keep=False, track=None, say=None)
+        data_free.prepare_exemplars(job, None, None)

@@ -1,0 +1,205 @@
+"""A job without images: exemplars are made from the checkpoint, kept beside the result, and stand in for them."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from surgeon.checkpoint import Checkpoint
+from surgeon.data import ImageConfig, ImageData
+from surgeon.data.config import COLOR, GRAY
+from surgeon.data.exemplars import Exemplars, check_shape
+from surgeon.data.sampling import spread_labels
+from surgeon.data.synthetic import exemplar_data
+from surgeon.errors import DataError, OptionError
+from surgeon.exemplars import Preparation, measure_effort, prepare, synthesize
+from surgeon.exemplars.classifier import ANY_TASK
+from surgeon.exemplars.schedule import USUAL_STEPS
+from surgeon.operate.exemplar_files import find_earlier, synthesis_sha256
+from surgeon.operate.exemplar_files import keep as keep_exemplars
+from surgeon.operate.images import check_input
+from surgeon.operate.inputs import Say
+from surgeon.operate.job import ExemplarJob, Job
+from surgeon.processes import is_main, same_tensors
+from surgeon.progress import Track
+from surgeon.tuning import make_accelerator
+from surgeon.tuning.sharding import sharded
+
+PASSES = 6
+"""Forward passes over the exemplars beside fine-tuning: of measuring, recalibrating, and the stages' figures."""
+
+PASSES_AN_EPOCH = 5
+"""The teacher's, the network's forward and back (which is two), and that of the epoch's figures."""
+
+REPORT_AFTER = 10.0
+"""Seconds of work after which the estimate is corrected by what was really measured."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """Exemplars that are going to be made.
+
+    Attributes:
+        wanted: how many, how, and where PNG images of them go.
+        images: the network's input.
+        prepared: what the network says about them.
+    """
+
+    wanted: ExemplarJob
+    images: ImageConfig
+    prepared: Preparation
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results should know about how they are made."""
+        steps = self.prepared.steps
+        if self.wanted.config.steps is not None or steps == USUAL_STEPS:
+            return ()
+        height, width = self.prepared.shape[1:]
+        return (
+            f"The network takes no images smaller than {height}x{width}, so the exemplars are made in {steps} steps at "
+            f"that size in place of {USUAL_STEPS} mostly at smaller ones; --exemplar-steps asks for more.",
+        )
+
+
+def prepare_exemplars(job: Job, wanted: ExemplarJob, model: nn.Module) -> Making:
+    """Find out whether exemplars can be made from a network, before any work is done.
+
+    Args:
+        job: what they are for.
+        wanted: how many, and how.
+        model: the network as it came, on the CPU; it is left as it was.
+
+    Raises:
+        ArchitectureError: the network has no classifier.
+        DataError: it has one output, or does not take images.
+        DivergenceError: its answer is NaN or infinite.
+        OptionError: the network is divided among the processes.
+    """
+    if sharded(make_accelerator(job.tuning.mixed_precision).device):
+        raise OptionError(
+            "With FSDP, no exemplars are synthesized, as that takes the whole network on one device.",
+            "Give images with --data, such as exemplars:FILE of a run without FSDP.",
+        )
+    example = job.example(model)
+    channels = example.shape[1]
+    if channels not in (GRAY, COLOR):
+        raise DataError(
+            f"The network takes images of {channels} channels, and exemplars have 1 or 3, as files of images do.",
+            f"{ANY_TASK[0].upper()}{ANY_TASK[1:]}.",
+        )
+    check_input(model, example)
+    images = wanted.images(model)
+    check_shape((wanted.config.count, images.input_size[0], *(wanted.config.size or images.input_size[1:])))
+    return Making(wanted, images, prepare(model, images.input_size, wanted.config))
+
+
+def make_exemplars(
+    job: Job, making: Making, model: nn.Module, checkpoint: Checkpoint, *, keep: bool, track: Track, say: Say
+) -> ImageData:
+    """Make exemplars from a checkpoint's network and return them as a data set.
+
+    Args:
+        job: what they are for.
+        making: what `prepare_exemplars` has returned.
+        model: the network as it came; it is left as it was.
+        checkpoint: its file.
+        keep: write them to `job.exemplar_file` and where else they are wanted.
+        track: is told of every step.
+        say: is told how long it will take.
+
+    Raises:
+        DivergenceError: the synthesis became NaN or infinite.
+        OutputError: a file cannot be written.
+    """
+    expected = _expected(making, model, checkpoint)
+    earlier = find_earlier(job, making.wanted, expected) if keep else None
+    if earlier is not None:
+        say(
+            f"The exemplars in {job.exemplar_file} are those that this run would make, and are used; --restart makes "
+            "them anew."
+        )
+        if is_main():
+            keep_exemplars(job, making.wanted, earlier, say)
+        return _data(job, making, earlier, keep)
+    prepared, config = making.prepared, making.wanted.config
+    (_, height, width), device = prepared.shape, make_accelerator(job.tuning.mixed_precision).device
+    model.to(device)
+    effort = measure_effort(model, prepared.shape, config, device=device)
+    later = (PASSES + PASSES_AN_EPOCH * job.epochs) * effort.forward * config.count
+    say(
+        f"There are no images: {config.count} exemplars of {height}x{width} pixels are synthesized from the "
+        f"checkpoint in about {_minutes(effort.synthesis)}; everything together takes about "
+        f"{_minutes(effort.synthesis + later)}."
+    )
+    pixels, labels = synthesize(
+        model,
+        making.images,
+        config,
+        prepared.classes,
+        prepared=prepared,
+        device=device,
+        track=track,
+        on_step=_corrected(effort.synthesis, say),
+    )
+    # All processes make them, so that none waits for long, and then take those of the main one.
+    same_tensors([pixels, labels])
+    made = dataclasses.replace(expected, images=pixels, labels=labels)
+    if keep and is_main():
+        keep_exemplars(job, making.wanted, made, say)
+    return _data(job, making, made, keep)
+
+
+def _data(job: Job, making: Making, made: Exemplars, keep: bool) -> ImageData:
+    images, seed = making.images, making.wanted.config.seed
+    file = job.exemplar_file if keep else None
+    data = exemplar_data(made, images, making.wanted.vary(images), name="exemplars", file=file, seed=seed)
+    return dataclasses.replace(data, notes=(*data.notes, *making.notes))
+
+
+def _expected(making: Making, model: nn.Module, checkpoint: Checkpoint) -> Exemplars:
+    """Return what the exemplars will be, but for the pixels."""
+    prepared, config = making.prepared, making.wanted.config
+    # Whether it was asked for or is usual makes no difference, and neither does a batch that is not full.
+    known = dataclasses.replace(
+        config,
+        steps=prepared.steps,
+        size=prepared.shape[1:],
+        batch_size=min(config.batch_size, config.count),
+    )
+    return Exemplars(
+        images=torch.empty(config.count, *prepared.shape, dtype=torch.uint8),
+        labels=spread_labels(config.count, prepared.classes),
+        classes=prepared.classes,
+        checkpoint_sha256=checkpoint.sha256,
+        seed=config.seed,
+        steps=prepared.steps,
+        synthesis_sha256=synthesis_sha256(model, making.images, known, prepared.classes),
+    )
+
+
+def _corrected(expected: float, say: Say) -> Callable[[float], None]:
+    """Return what says once, after some work, how long the synthesis really takes."""
+    started: list[tuple[float, float]] = []
+    said = expected < 2 * REPORT_AFTER
+
+    def on_step(share: float) -> None:
+        nonlocal said
+        now = time.perf_counter()
+        if not started:
+            # The first step also pays for what libraries set up.
+            started.append((now, share))
+        start, before = started[0]
+        if not said and now - start >= REPORT_AFTER:
+            said = True
+            left = (now - start) / (share - before) * (1 - share)
+            say(f"By the speed so far the exemplars are ready in {_minutes(left)}.")
+
+    return on_step
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:.1f} minutes"
