@@ -34,8 +34,11 @@ def is_shortage(error: BaseException) -> bool:
 
 
 @contextmanager
-def named_shortage() -> Iterator[None]:
+def named_shortage(remedy: str = REMEDY) -> Iterator[None]:
     """Say plainly when memory runs out, in place of what torch or Python says; also as a decorator.
+
+    Args:
+        remedy: what to do.
 
     Raises:
         MemoryShortageError: it ran out.
@@ -46,4 +49,4 @@ def named_shortage() -> Iterator[None]:
         if not is_shortage(error):
             raise
         reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
-        raise MemoryShortageError(f"The memory ran out: {reason}.", REMEDY) from error
+        raise MemoryShortageError(f"The memory ran out: {reason}.", remedy) from error

@@ -22,7 +22,7 @@ KEY = "surgeon_exemplars"
 """The header's entry that tells such a file from others."""
 
 LONGEST = 10_000
-"""Characters of that entry: it holds five short values."""
+"""Characters of that entry: it holds six short values."""
 
 LONGEST_HEADER = 2**20
 LARGEST_SIDE = 4096
@@ -35,6 +35,7 @@ MOST_BYTES = 2**31
 MOST = {"classes": 2**20, "seed": 2**62, "steps": 2**31}
 LEAST = {"classes": 2, "seed": 0, "steps": 1}
 DIGESTS = ("checkpoint_sha256", "synthesis_sha256")
+RECOGNIZED = "recognized"
 SHA256_DIGITS = 64
 _REMEDY = "Give a file that `surgeon apply` wrote beside a result, or leave --data out to have new ones made."
 
@@ -51,6 +52,7 @@ class Exemplars:
         seed: of the synthesis.
         steps: of the optimization.
         synthesis_sha256: of everything that they were made from: weights, input, options. 64 hexadecimal digits.
+        recognized: the share of the images, 0 … 1, that the network takes for their class; None where nobody asked.
     """
 
     images: Tensor
@@ -60,6 +62,7 @@ class Exemplars:
     seed: int
     steps: int
     synthesis_sha256: str
+    recognized: float | None = None
 
     def described(self) -> dict[str, Any]:
         """Return what a record says about them."""
@@ -72,6 +75,7 @@ class Exemplars:
             "steps": self.steps,
             "checkpoint_sha256": self.checkpoint_sha256,
             "synthesis_sha256": self.synthesis_sha256,
+            **({} if self.recognized is None else {RECOGNIZED: self.recognized}),
         }
 
 
@@ -107,6 +111,8 @@ def save_exemplars(path: Path, exemplars: Exemplars, overwrite: bool = False) ->
         OutputError: the path exists, is not for .safetensors or cannot be written.
     """
     about = {name: getattr(exemplars, name) for name in (*LEAST, *DIGESTS)}
+    if exemplars.recognized is not None:
+        about[RECOGNIZED] = exemplars.recognized
     tensors = {"images": exemplars.images, "labels": exemplars.labels}
     write_tensors(path, tensors, {KEY: json.dumps(about, sort_keys=True)}, overwrite=overwrite)
 
@@ -162,7 +168,7 @@ def _about(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         about = json.loads(text)
     except (ValueError, RecursionError):
         raise _refusal(path, "describes them in something else than JSON") from None
-    if not isinstance(about, dict) or set(about) != {*LEAST, *DIGESTS}:
+    if not isinstance(about, dict) or set(about) - {RECOGNIZED} != {*LEAST, *DIGESTS}:
         raise _refusal(path, "describes them by other values than its version has")
     for name, least in LEAST.items():
         if type(about[name]) is not int or not least <= about[name] <= MOST[name]:
@@ -170,6 +176,9 @@ def _about(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     for digest in (about[name] for name in DIGESTS):
         if not isinstance(digest, str) or len(digest) != SHA256_DIGITS or set(digest) - set("0123456789abcdef"):
             raise _refusal(path, "names what they were made from by something else than 64 hexadecimal digits")
+    share = about.get(RECOGNIZED, 0.0)
+    if type(share) is not float or not 0 <= share <= 1:
+        raise _refusal(path, "names a share of recognized images that is none")
     return about
 
 

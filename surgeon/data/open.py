@@ -39,7 +39,7 @@ def open_data(
     Args:
         spec: a folder of images, a name that timm's factory knows (`torch/…`, `hfds/…`, `wds/…`), `digits`,
             `exemplars:FILE` (images that were synthesized from a checkpoint), or `random` (noise, for tests).
-        config: the network's input.
+        config: the network's input; exemplars keep their own size.
         limit: at most so many training and so many validation images, with the classes in proportion; all of them
             where it is None.
         seed: of the subset, of the held-out images and of the random variation.
@@ -59,9 +59,13 @@ def open_data(
         raise DataError(f"A limit of {limit} leaves no images.", "Give a limit of at least 1.")
     if not 0 <= hold_out < 1:
         raise DataError(f"A held-out share of {hold_out} is out of range.", "Give a share from 0 to below 1.")
-    varied = training_transform(config, small=False, flip=True, auto_augment=auto_augment, erasing=erasing)
+
+    def vary(config: ImageConfig) -> Transform:
+        return training_transform(config, small=False, flip=True, auto_augment=auto_augment, erasing=erasing)
+
+    varied = vary(config)
     if is_synthetic(spec):
-        return open_synthetic(spec, config, varied, limit=limit, seed=seed, classes=classes)
+        return open_synthetic(spec, config, vary, limit=limit, seed=seed, classes=classes)
     if named.prefix(spec) in named.STREAMS:
         return _streamed(spec, config, varied, limit, seed, root)
     splits = _open(spec, root, download)

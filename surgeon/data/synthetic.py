@@ -1,7 +1,7 @@
 """Data sets that nobody photographed: exemplars and noise."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from surgeon.errors import DataError
 EXEMPLARS_PREFIX = "exemplars:"
 NOISE_IMAGES = 32
 LEVELS = 256
+
+ENOUGH_RECOGNIZED = 0.5
+"""Share of the exemplars that their network takes for their class, below which they are no good."""
 
 NOTES = {
     EXEMPLARS: "There were no real images: agreement and drift are measured on images that were synthesized from a "
@@ -50,14 +53,20 @@ def is_synthetic(spec: str | None) -> bool:
 
 
 def open_synthetic(
-    spec: str, config: ImageConfig, varied: Transform, *, limit: int | None, seed: int, classes: int | None
+    spec: str,
+    config: ImageConfig,
+    vary: Callable[[ImageConfig], Transform],
+    *,
+    limit: int | None,
+    seed: int,
+    classes: int | None,
 ) -> ImageData:
     """Open a file of exemplars, or make noise.
 
     Args:
         spec: `exemplars:FILE` or `random`.
-        config: the network's input.
-        varied: makes a training image's tensor.
+        config: the network's input; exemplars keep their own size, which the network has to take.
+        vary: gives what makes a training image's tensor, for the input that it is to be.
         limit: at most so many images, with the classes in proportion; of noise, just so many instead of 32.
         seed: of the subset, of the random variation and of the noise.
         classes: of the network; only noise has to be told.
@@ -67,11 +76,29 @@ def open_synthetic(
     """
     if spec.startswith(EXEMPLARS_PREFIX):
         path = Path(spec.removeprefix(EXEMPLARS_PREFIX))
-        return exemplar_data(read_exemplars(path), config, varied, name=spec, file=path, limit=limit, seed=seed)
+        exemplars = read_exemplars(path)
+        own, notes = at_own_size(config, (exemplars.images.shape[2], exemplars.images.shape[3]))
+        data = exemplar_data(exemplars, own, vary(own), name=spec, file=path, limit=limit, seed=seed)
+        return dataclasses.replace(data, notes=(*data.notes, *notes))
     if classes is None:
         raise DataError("Random images need the number of classes.", "Give `classes`.")
     pixels, labels = _noise(config, limit or NOISE_IMAGES, classes, seed)
-    return _data(spec, pixels, labels, classes, config, varied, seed, {"kind": RANDOM, "count": len(labels)})
+    return _data(spec, pixels, labels, classes, config, vary(config), seed, {"kind": RANDOM, "count": len(labels)})
+
+
+def at_own_size(config: ImageConfig, size: tuple[int, int]) -> tuple[ImageConfig, tuple[str, ...]]:
+    """Return the input for images that are used at the size that they were made in, and a note where that is another.
+
+    Args:
+        config: the network's input.
+        size: height and width of the images.
+    """
+    channels, *usual = config.input_size
+    if size == tuple(usual):
+        return config, ()
+    own, other = (f"{height}x{width}" for height, width in (size, usual))
+    note = f"The exemplars are measured and trained on at their own size, {own}; the network's is {other}."
+    return dataclasses.replace(config, input_size=(channels, *size)), (note,)
 
 
 def exemplar_data(
@@ -99,7 +126,20 @@ def exemplar_data(
         kept = stratified_subset(exemplars.labels, limit, seed)
         exemplars = dataclasses.replace(exemplars, images=exemplars.images[kept], labels=exemplars.labels[kept])
     source = {"kind": EXEMPLARS, "file": None if file is None else str(file), **exemplars.described()}
-    return _data(name, exemplars.images, exemplars.labels, exemplars.classes, config, varied, seed, source)
+    data = _data(name, exemplars.images, exemplars.labels, exemplars.classes, config, varied, seed, source)
+    return dataclasses.replace(data, notes=(*data.notes, *_recognition_notes(exemplars.recognized)))
+
+
+def _recognition_notes(share: float | None) -> tuple[str, ...]:
+    if share is None:
+        return ()
+    found = f"The checkpoint takes {share:.0%} of the exemplars for the class that they were made for."
+    if share >= ENOUGH_RECOGNIZED:
+        return (found,)
+    return (
+        f"{found} That is few: the synthesis did not work, and what is measured or learnt on them is worth "
+        "little; try more --exemplar-steps, or real images.",
+    )
 
 
 def _data(

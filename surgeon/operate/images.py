@@ -29,12 +29,16 @@ def trace_for_images(model: nn.Module, images: Tensor) -> CouplingGraph:
         raise
 
 
-def check_input(model: nn.Module, images: Tensor) -> None:
+OTHER_SIZE = "Give another --input-size, or leave it out to use the network's own."
+
+
+def check_input(model: nn.Module, images: Tensor, remedy: str = OTHER_SIZE) -> None:
     """Pass images through a network once, and say plainly why it does not take them.
 
     Args:
         model: the network; its mode is kept, and nothing in it changes.
         images: float32 [B, C, H, W]; B = 1 is enough.
+        remedy: what to do where it cannot take images of this size.
 
     Raises:
         DataError: the network cannot take images of this size.
@@ -43,7 +47,7 @@ def check_input(model: nn.Module, images: Tensor) -> None:
     _check_channels(model, images.shape[1], size)
     with kept_modes(model), torch.no_grad():
         model.eval()
-        answer_to(model, images[:1], "Give another --input-size, or leave it out to use the network's own.")
+        answer_to(model, images[:1], remedy)
 
 
 def _check_channels(model: nn.Module, channels: int, size: str) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from torch import nn
 
 from surgeon.checkpoint import Checkpoint, open_checkpoint
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.data import ImageData, check_classes
+from surgeon.data.image_data import EXEMPLARS
 from surgeon.errors import CheckpointError, PlanError
 from surgeon.methods import make_config
 from surgeon.operate.data_free import plan_needs_images, surely_needs_images
@@ -145,6 +147,9 @@ def _open_images(job: Job, model: nn.Module) -> ImageData | None:
         # What has to be fetched or unpacked is then done once on every machine.
         data = job.images(model)
     check_classes(data, num_outputs(model))
+    if data.source["kind"] == EXEMPLARS:
+        images = torch.zeros(1, job.example(model).shape[1], *data.source["size"])
+        check_input(model, images, "Give exemplars that were made in a size that it takes.")
     return data
 
 

@@ -13,11 +13,13 @@ from surgeon.data import ImageConfig, ImageData
 from surgeon.data.config import COLOR, GRAY
 from surgeon.data.exemplars import Exemplars, check_shape
 from surgeon.data.sampling import spread_labels
-from surgeon.data.synthetic import exemplar_data
+from surgeon.data.synthetic import at_own_size, exemplar_data
 from surgeon.errors import DataError, OptionError
 from surgeon.exemplars import Preparation, measure_effort, prepare, synthesize
 from surgeon.exemplars.classifier import ANY_TASK
+from surgeon.exemplars.recognize import recognized_share
 from surgeon.exemplars.schedule import USUAL_STEPS
+from surgeon.memory import named_shortage
 from surgeon.operate.exemplar_files import find_earlier, synthesis_sha256
 from surgeon.operate.exemplar_files import keep as keep_exemplars
 from surgeon.operate.images import check_input
@@ -38,28 +40,35 @@ REPORT_AFTER = 10.0
 """Seconds of work after which the estimate is corrected by what was really measured."""
 
 
+SMALLER = "Make fewer exemplars at a time (--batch-size), or smaller ones (--exemplar-size)."
+"""What helps where memory runs out."""
+
+
 @dataclass(frozen=True)
 class Making:
     """Exemplars that are going to be made.
 
     Attributes:
         wanted: how many, how, and where PNG images of them go.
-        images: the network's input.
+        images: the network's input, in the size of the exemplars.
         prepared: what the network says about them.
+        size_notes: what a reader of the results should know about their size.
     """
 
     wanted: ExemplarJob
     images: ImageConfig
     prepared: Preparation
+    size_notes: tuple[str, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results should know about how they are made."""
         steps = self.prepared.steps
         if self.wanted.config.steps is not None or steps == USUAL_STEPS:
-            return ()
+            return self.size_notes
         height, width = self.prepared.shape[1:]
         return (
+            *self.size_notes,
             f"The network takes no images smaller than {height}x{width}, so the exemplars are made in {steps} steps at "
             f"that size in place of {USUAL_STEPS} mostly at smaller ones; --exemplar-steps asks for more.",
         )
@@ -94,7 +103,9 @@ def prepare_exemplars(job: Job, wanted: ExemplarJob, model: nn.Module) -> Making
     check_input(model, example)
     images = wanted.images(model)
     check_shape((wanted.config.count, images.input_size[0], *(wanted.config.size or images.input_size[1:])))
-    return Making(wanted, images, prepare(model, images.input_size, wanted.config))
+    prepared = prepare(model, images.input_size, wanted.config)
+    own, notes = at_own_size(images, prepared.shape[1:])
+    return Making(wanted, own, prepared, notes)
 
 
 def make_exemplars(
@@ -128,26 +139,30 @@ def make_exemplars(
     prepared, config = making.prepared, making.wanted.config
     (_, height, width), device = prepared.shape, make_accelerator(job.tuning.mixed_precision).device
     model.to(device)
-    effort = measure_effort(model, prepared.shape, config, device=device)
+    with named_shortage(SMALLER):
+        effort = measure_effort(model, prepared.shape, config, device=device)
     later = (PASSES + PASSES_AN_EPOCH * job.epochs) * effort.forward * config.count
     say(
         f"There are no images: {config.count} exemplars of {height}x{width} pixels are synthesized from the "
         f"checkpoint in about {_minutes(effort.synthesis)}; everything together takes about "
         f"{_minutes(effort.synthesis + later)}."
     )
-    pixels, labels = synthesize(
-        model,
-        making.images,
-        config,
-        prepared.classes,
-        prepared=prepared,
-        device=device,
-        track=track,
-        on_step=_corrected(effort.synthesis, say),
-    )
+    with named_shortage(SMALLER):
+        pixels, labels = synthesize(
+            model,
+            making.images,
+            config,
+            prepared.classes,
+            prepared=prepared,
+            device=device,
+            track=track,
+            on_step=_corrected(effort.synthesis, say),
+        )
     # All processes make them, so that none waits for long, and then take those of the main one.
     same_tensors([pixels, labels])
-    made = dataclasses.replace(expected, images=pixels, labels=labels)
+    with named_shortage(SMALLER):
+        share = recognized_share(model, making.images, pixels, labels, batch_size=config.batch_size, device=device)
+    made = dataclasses.replace(expected, images=pixels, labels=labels, recognized=share)
     if keep and is_main():
         keep_exemplars(job, making.wanted, made, say)
     return _data(job, making, made, keep)

@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from command_line import call, small_network
 from safetensors.torch import load_file
 from torch import nn
 
 import surgeon
+from surgeon.checkpoint import Architecture
 from surgeon.data.exemplars import read_exemplars, save_exemplars
+from surgeon.operate import make_exemplars
 from surgeon.operate.states import StateFolder
 from surgeon.tuning import epoch
 
@@ -60,6 +63,7 @@ def test_the_whole_job_without_data(
     assert record["data"] == {"name": "exemplars", "kind": "exemplars", "file": str(file), **exemplars.described()}
     assert exemplars.checkpoint_sha256 == record["checkpoint"]["sha256"]
     assert exemplars.labels.tolist() == [0, 1, 3, 5, 6, 8]
+    assert f"takes {exemplars.recognized:.0%} of the exemplars" in shown.err
     assert len(list(pictures.glob("*.png"))) == 6
     names = {path.name for path in tiny.parent.iterdir()}
     assert names == {
@@ -90,6 +94,61 @@ def test_exemplars_are_used_again_with_the_same_result(
     assert not (tmp_path / "b.exemplars.safetensors").exists()
     assert call(monkeypatch, "evaluate", tiny, *SIZE, "--data", spec) == 1
     assert "not accuracy" in capsys.readouterr().err
+
+
+def test_smaller_exemplars_are_used_at_their_own_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path
+) -> None:
+    large = [*SOFM, "--input-size", "3,64,64", "--epochs", "1"]
+    small = ["--exemplar-size", "32", *FEW]
+    sizes = set()
+    forward = timm.models.ResNet.forward
+
+    def watched(self: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        sizes.add((len(images) > 2, *images.shape[2:]))
+        return forward(self, images)
+
+    monkeypatch.setattr(timm.models.ResNet, "forward", watched)
+    assert call(monkeypatch, "apply", tiny, *large, *small, "-o", tmp_path / "a.safetensors") == 0
+    said = capsys.readouterr().err
+    assert "6 exemplars of 32x32 pixels" in said
+    assert "at their own size, 32x32; the network's is 64x64" in said
+    # Traced and tried out at the network's size, and otherwise at their own.
+    assert {size[1:] for size in sizes if size[0]} == {(32, 32)}
+    spec = f"exemplars:{tmp_path}/a.exemplars.safetensors"
+    assert call(monkeypatch, "apply", tiny, *large, "--data", spec, "-o", tmp_path / "b.safetensors") == 0
+    first, second = (load_file(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_exemplars_of_a_size_that_the_network_does_not_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path
+) -> None:
+    assert call(monkeypatch, "apply", tiny, *QUICK, *FEW, "-o", tmp_path / "a.safetensors") == 0
+    options = {"num_classes": 10, "dynamic_img_size": False}
+    path = tmp_path / "test_vit.safetensors"
+    surgeon.save(path, timm.create_model("test_vit", **options), architecture=Architecture("timm", "test_vit", options))
+    capsys.readouterr()
+    spec = f"exemplars:{tmp_path}/a.exemplars.safetensors"
+    assert call(monkeypatch, "apply", path, "--method", "reinit", "--data", spec) == 1
+    said = capsys.readouterr().err
+    assert "cannot take images of 3,32,32" in said
+    assert "Give exemplars that were made in a size that it takes" in said
+
+
+def test_memory_that_runs_out_while_exemplars_are_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    def hungry(*arguments: object, **keywords: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(make_exemplars, "synthesize", hungry)
+    assert call(monkeypatch, "apply", tiny, *QUICK, *FEW) == 1
+    said = capsys.readouterr().err
+    assert "The memory ran out" in said
+    assert "--batch-size" in said
+    assert "--exemplar-size" in said
+    assert "--input-size" not in said
 
 
 def test_fine_tuning_goes_on_from_the_result_with_real_images(

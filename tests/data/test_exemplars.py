@@ -59,6 +59,28 @@ def test_the_file_gives_back_what_was_written(file: Path) -> None:
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4375, 0.5, 1.0])
+def test_how_many_are_recognized_is_kept_and_told(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "a.safetensors"
+    save_exemplars(path, dataclasses.replace(exemplars(), recognized=share))
+    assert read_exemplars(path).recognized == share
+    data = open_data(f"exemplars:{path}", CONFIG)
+    assert data.source["recognized"] == share
+    (note,) = (note for note in data.notes if "takes" in note)
+    assert f"takes {share:.0%} of the exemplars" in note
+    assert ("the synthesis did not work" in note) == (share < 0.5)
+
+
+def test_exemplars_keep_their_own_size(file: Path) -> None:
+    config = dataclasses.replace(CONFIG, input_size=(3, 12, 16))
+    data = open_data(f"exemplars:{file}", config)
+    images = torch.stack([data.calibration[index][0] for index in range(5)])
+    torch.testing.assert_close(images, exemplars().images / 127.5 - 1)
+    assert data.train[0, 0][0].shape == (3, 6, 8)
+    assert any("at their own size, 6x8; the network's is 12x16" in note for note in data.notes)
+    assert not any("own size" in note for note in open_data(f"exemplars:{file}", CONFIG).notes)
+
+
 def test_exemplars_are_a_data_set(file: Path) -> None:
     data = open_data(f"exemplars:{file}", CONFIG)
     assert data.classes == ("0", "1", "2", "3")
@@ -104,6 +126,9 @@ def _tensor(name: str, value: torch.Tensor) -> Callable[[dict[str, Any], dict[st
         (_with(checkpoint_sha256=7), "hexadecimal"),
         (_with(synthesis_sha256="CD" * 32), "hexadecimal"),
         (_with(more=1), "other values"),
+        (_with(recognized=1.5), "recognized"),
+        (_with(recognized=math.nan), "recognized"),
+        (_with(recognized=True), "recognized"),
         (_with(more="x" * 10_000), "no exemplars"),
         (_tensor("images", torch.zeros(5, 3, 6, 8)), "8-bit"),
         (_tensor("images", torch.zeros(5, 3, 6, dtype=torch.uint8)), "8-bit"),

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from two_stages import CLASSES, Two
 
 from surgeon.data import ImageConfig
+from surgeon.data.sampling import spread_labels
 from surgeon.errors import DivergenceError, OptionError
 from surgeon.exemplars import SynthesisConfig, measure_effort, prepare, synthesize
+from surgeon.exemplars.recognize import recognized_share
 from surgeon.exemplars.statistics import statistics_term
+from surgeon.exemplars.synthesize import spread_batches
 
 GRAY = ImageConfig((1, 8, 8), (0.4,), (0.3,), "bilinear", 1.0)
 COLOR = ImageConfig((3, 16, 16), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), "bilinear", 1.0)
@@ -65,6 +68,10 @@ def test_the_network_sees_the_classes_and_its_own_statistics() -> None:
     assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (12, 1, 8, 8))
     assert labels.tolist() == [0, 1, 2] * 4
     images = normalized(pixels, GRAY)
+    right = (model(images).argmax(1) == labels).float().mean().item()
+    for batch_size in (5, 12):
+        assert recognized_share(model, GRAY, pixels, labels, batch_size=batch_size) == pytest.approx(right)
+        assert recognized_share(model, GRAY, pixels, (labels + 1) % 3, batch_size=batch_size) <= 1 - right
     assert (model(images).argmax(1) == labels).float().mean() > 0.9
     noise = torch.randint(256, (12, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     assert distance(model, images) < distance(model, normalized(noise, GRAY)) / 2
@@ -119,6 +126,37 @@ def test_many_images_are_made_in_several_batches_of_all_classes() -> None:
     # Every image was made: none is the same as another.
     assert len({image.numpy().tobytes() for image in pixels}) == 65
     assert shares == pytest.approx([33 / 130, 66 / 130, 98 / 130, 1])
+
+
+@pytest.mark.parametrize(("count", "classes"), [(128, 2), (128, 64), (1000, 100), (100, 1000), (65, 3), (200, 16)])
+def test_every_batch_has_the_classes_evenly(count: int, classes: int) -> None:
+    labels = spread_labels(count, classes)
+    batches = spread_batches(labels, 64)
+    assert torch.cat(batches).sort().values.tolist() == list(range(count))
+    assert len(batches) == math.ceil(count / 64)
+    sizes = torch.tensor([len(batch) for batch in batches])
+    assert sizes.max() - sizes.min() <= 1
+    counts = torch.stack([torch.bincount(labels[batch], minlength=classes) for batch in batches])
+    assert (counts.amax(0) - counts.amin(0)).max() <= 1
+    assert all(batch.tolist() == sorted(batch.tolist()) for batch in batches)
+
+
+def test_what_fits_into_one_batch_keeps_its_order() -> None:
+    assert [batch.tolist() for batch in spread_batches(spread_labels(32, 10), 64)] == [list(range(32))]
+
+
+def test_the_batches_are_as_small_as_is_asked_for() -> None:
+    counted: list[int] = []
+
+    def track(batches: Any, description: str, total: int | None = None) -> Any:
+        counted.append(total or 0)
+        for batch in batches:
+            counted.append(len(batch[0]))
+            yield batch
+
+    synthesize(two(), GRAY, SynthesisConfig(5, 2, batch_size=2), CLASSES, track=track)
+    # One bar over all batches and steps.
+    assert counted == [10, 2, 2, 2, 2, 1, 1]
 
 
 def test_a_network_without_batch_norm_in_colour() -> None:
@@ -184,7 +222,16 @@ def test_a_gradient_that_is_none_is_found_out_at_the_first_step() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"count": 0}, {"steps": 0}, {"size": (0, 4)}, {"seed": -1}, {"lr": 0.0}, {"norm_weight": math.inf}]
+    "change",
+    [
+        {"count": 0},
+        {"steps": 0},
+        {"size": (0, 4)},
+        {"batch_size": 0},
+        {"seed": -1},
+        {"lr": 0.0},
+        {"norm_weight": math.inf},
+    ],
 )
 def test_options_out_of_range(change: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
