@@ -20,6 +20,13 @@ JITTER = 8
 
 BETAS = (0.5, 0.9)
 
+STAGE_FACTOR = 0.5
+"""Of the learning rate from stage to stage: Adam begins anew at each, with steps of the full rate for every pixel.
+
+On ResNet-20 and -32 for CIFAR-10 at 192x192 the statistics' distance ends a quarter to a third smaller than without it.
+One cosine over all stages leaves the last one too little to repair what enlarging has spoilt, and loses the classes.
+"""
+
 
 class Maker:
     """Makes one batch of images.
@@ -47,15 +54,19 @@ class Maker:
         shape = (len(self.labels), len(self.mean), *size)
         self.values = torch.randn(shape, generator=self.generator).to(self.labels.device)
 
-    def refine(self, stage: Stage) -> Iterator[None]:
+    def refine(self, stage: Stage, number: int = 0) -> Iterator[None]:
         """Bring the images to a stage's size, and yield after each of its steps.
+
+        Args:
+            stage: size and steps.
+            number: of the stage, from 0; see `STAGE_FACTOR`.
 
         Raises:
             DivergenceError: the first step's gradient is NaN or infinite.
         """
         values = functional.interpolate(self.values, stage.size, mode="bilinear", align_corners=False)
         values = values.clamp(self.low, self.high).requires_grad_()
-        optimizer = torch.optim.Adam([values], lr=self.config.lr, betas=BETAS)
+        optimizer = torch.optim.Adam([values], lr=self.config.lr * STAGE_FACTOR**number, betas=BETAS)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, stage.steps)
         with statistics_term(self.model) as statistics:
             for step in range(stage.steps):

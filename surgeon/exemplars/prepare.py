@@ -34,6 +34,10 @@ class Preparation:
         """Of all stages together."""
         return sum(stage.steps for stage in self.stages)
 
+    def lies_channels_last(self, device: torch.device | str) -> bool:
+        """Tell whether images are made with channels last: large ones of ResNet-50 take a third less so on a CPU."""
+        return len(self.stages) > 1 and torch.device(device).type == "cpu"
+
 
 def prepare(
     model: nn.Module,

@@ -6,6 +6,8 @@ Source: Yin et al., Dreaming to Distill: Data-free Knowledge Transfer via DeepIn
 import torch
 from torch import Tensor
 
+from surgeon.exemplars.moments import batch_statistics
+
 
 def total_variation(images: Tensor) -> Tensor:
     """Return the mean absolute difference of neighbouring pixels, down the columns plus along the rows.
@@ -41,6 +43,5 @@ def statistics_distance(features: Tensor, mean: Tensor, variance: Tensor) -> Ten
         A scalar, float32 at least.
     """
     features = features.to(torch.promote_types(features.dtype, torch.float32))
-    axes = [axis for axis in range(features.dim()) if axis != 1]
-    batch_variance, batch_mean = torch.var_mean(features, axes, correction=0)
+    batch_mean, batch_variance = batch_statistics(features)
     return torch.linalg.vector_norm(batch_mean - mean) + torch.linalg.vector_norm(batch_variance - variance)

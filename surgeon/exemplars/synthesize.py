@@ -19,6 +19,7 @@ from surgeon.exemplars.prepare import Preparation, prepare, still
 from surgeon.exemplars.schedule import Stage
 from surgeon.progress import Track, no_progress
 from surgeon.tuning.generators import derived_seed
+from surgeon.tuning.layout import channels_last
 
 OnStep = Callable[[float], None]
 
@@ -30,6 +31,7 @@ def synthesize(
     classes: int,
     *,
     prepared: Preparation | None = None,
+    costs: Sequence[float] | None = None,
     device: torch.device | str = "cpu",
     track: Track = no_progress,
     on_step: OnStep = lambda share: None,
@@ -45,6 +47,7 @@ def synthesize(
         config: the options.
         classes: number of classes, at least 2.
         prepared: what `prepare` has found out about them, or None to find it out.
+        costs: what a step of one image takes at each of its stages, for `on_step`; by default its pixels.
         device: where to compute.
         track: is told of every step; it counts an image once a step at the first size, and by its pixels at others.
         on_step: called after every step with the share of the work that is done, in 0 … 1.
@@ -66,22 +69,22 @@ def synthesize(
     labels = spread_labels(config.count, classes)
     pixels = torch.empty(config.count, *prepared.shape, dtype=torch.uint8)
     batches, stages = spread_batches(labels, config.batch_size), prepared.stages
-    report = _reporter(stages, config.count, on_step)
+    report = _reporter(stages, costs or [math.prod(stage.size) for stage in stages], config.count, on_step)
 
     def made() -> Iterator[tuple[Tensor]]:
         for number, batch in enumerate(batches):
             generator = torch.Generator().manual_seed(derived_seed(config.seed, number))
             maker = Maker(model, images, config, labels[batch].to(device), generator)
             maker.start(stages[0].size)
-            for stage in stages:
+            for place, stage in enumerate(stages):
                 counted = labels[batch].repeat(_weight(stage, stages))
-                for _ in maker.refine(stage):
-                    report(stage, len(batch))
+                for _ in maker.refine(stage, place):
+                    report(place, len(batch))
                     yield (counted,)
             pixels[batch] = maker.pixels()
 
     total = config.count * sum(stage.steps * _weight(stage, stages) for stage in stages)
-    with still(model):
+    with still(model), channels_last(model, prepared.lies_channels_last(device)):
         for _ in track(made(), "exemplars", total):
             # The work is done by what yields the steps.
             pass
@@ -109,14 +112,16 @@ def _weight(stage: Stage, stages: Sequence[Stage]) -> int:
     return round(math.prod(stage.size) / math.prod(stages[0].size))
 
 
-def _reporter(stages: Sequence[Stage], count: int, on_step: OnStep) -> Callable[[Stage, int], None]:
-    """Return what adds up the work, a step of one image counting its pixels."""
-    total = count * sum(math.prod(stage.size) * stage.steps for stage in stages)
-    done = 0
+def _reporter(
+    stages: Sequence[Stage], costs: Sequence[float], count: int, on_step: OnStep
+) -> Callable[[int, int], None]:
+    """Return what adds up the work: it is told the number of a stage, and of how many images a step is done."""
+    total = count * sum(stage.steps * cost for stage, cost in zip(stages, costs, strict=True))
+    done = 0.0
 
-    def report(stage: Stage, images: int) -> None:
+    def report(place: int, images: int) -> None:
         nonlocal done
-        done += math.prod(stage.size) * images
+        done += costs[place] * images
         on_step(done / total)
 
     return report

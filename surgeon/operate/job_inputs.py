@@ -88,7 +88,7 @@ def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Op
     if undecided is not None and plan_needs_images(job, model, graph, partner):
         making = _prepared(job, undecided, model)
     if making is not None:
-        data = make_exemplars(job, making, model, checkpoint, keep=not only_plan, track=track, say=say)
+        data = make_exemplars(job, making, model, graph, checkpoint, keep=not only_plan, track=track, say=say)
     if data is not None:
         check_count(job, model, data)
     notes = (*job.notes, *checkpoint.notes, *_precision_notes(checkpoint, model), *partner_notes)

@@ -1,14 +1,13 @@
 """A job without images: exemplars are made from the checkpoint, kept beside the result, and stand in for them."""
 
 import dataclasses
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from surgeon.checkpoint import Checkpoint
+from surgeon.coupling.graph import CouplingGraph
 from surgeon.data import ImageConfig, ImageData
 from surgeon.data.config import COLOR, GRAY
 from surgeon.data.exemplars import Exemplars, check_shape
@@ -22,6 +21,7 @@ from surgeon.exemplars.schedule import USUAL_STEPS
 from surgeon.memory import named_shortage
 from surgeon.operate.exemplar_files import find_earlier, synthesis_sha256
 from surgeon.operate.exemplar_files import keep as keep_exemplars
+from surgeon.operate.exemplar_time import Forecast, count_passes
 from surgeon.operate.images import check_input
 from surgeon.operate.inputs import Say
 from surgeon.operate.job import ExemplarJob, Job
@@ -29,16 +29,6 @@ from surgeon.processes import is_main, same_tensors
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
 from surgeon.tuning.sharding import sharded
-
-PASSES = 6
-"""Forward passes over the exemplars beside fine-tuning: of measuring, recalibrating, and the stages' figures."""
-
-PASSES_AN_EPOCH = 5
-"""The teacher's, the network's forward and back (which is two), and that of the epoch's figures."""
-
-REPORT_AFTER = 10.0
-"""Seconds of work after which the estimate is corrected by what was really measured."""
-
 
 SMALLER = "Make fewer exemplars at a time (--batch-size), or smaller ones (--exemplar-size)."
 """What helps where memory runs out."""
@@ -109,7 +99,15 @@ def prepare_exemplars(job: Job, wanted: ExemplarJob, model: nn.Module) -> Making
 
 
 def make_exemplars(
-    job: Job, making: Making, model: nn.Module, checkpoint: Checkpoint, *, keep: bool, track: Track, say: Say
+    job: Job,
+    making: Making,
+    model: nn.Module,
+    graph: CouplingGraph | None,
+    checkpoint: Checkpoint,
+    *,
+    keep: bool,
+    track: Track,
+    say: Say,
 ) -> ImageData:
     """Make exemplars from a checkpoint's network and return them as a data set.
 
@@ -117,6 +115,7 @@ def make_exemplars(
         job: what they are for.
         making: what `prepare_exemplars` has returned.
         model: the network as it came; it is left as it was.
+        graph: its coupling graph.
         checkpoint: its file.
         keep: write them to `job.exemplar_file` and where else they are wanted.
         track: is told of every step.
@@ -140,23 +139,23 @@ def make_exemplars(
     (_, height, width), device = prepared.shape, make_accelerator(job.tuning.mixed_precision).device
     model.to(device)
     with named_shortage(SMALLER):
-        effort = measure_effort(model, prepared.shape, config, device=device)
-    later = (PASSES + PASSES_AN_EPOCH * job.epochs) * effort.forward * config.count
-    say(
-        f"There are no images: {config.count} exemplars of {height}x{width} pixels are synthesized from the "
-        f"checkpoint in about {_minutes(effort.synthesis)}; everything together takes about "
-        f"{_minutes(effort.synthesis + later)}."
-    )
-    with named_shortage(SMALLER):
+        effort = measure_effort(model, making.images, config, prepared, trains=keep and job.epochs > 0, device=device)
+        later = count_passes(job, model, graph, config.count, only_plan=not keep).seconds(effort, config.count)
+        forecast = Forecast(effort.synthesis, later, say)
+        forecast.begin(
+            f"There are no images: {config.count} exemplars of {height}x{width} pixels are synthesized from the "
+            "checkpoint"
+        )
         pixels, labels = synthesize(
             model,
             making.images,
             config,
             prepared.classes,
             prepared=prepared,
+            costs=effort.costs,
             device=device,
             track=track,
-            on_step=_corrected(effort.synthesis, say),
+            on_step=forecast.on_step,
         )
     # All processes make them, so that none waits for long, and then take those of the main one.
     same_tensors([pixels, labels])
@@ -194,27 +193,3 @@ def _expected(making: Making, model: nn.Module, checkpoint: Checkpoint) -> Exemp
         steps=prepared.steps,
         synthesis_sha256=synthesis_sha256(model, making.images, known, prepared.classes),
     )
-
-
-def _corrected(expected: float, say: Say) -> Callable[[float], None]:
-    """Return what says once, after some work, how long the synthesis really takes."""
-    started: list[tuple[float, float]] = []
-    said = expected < 2 * REPORT_AFTER
-
-    def on_step(share: float) -> None:
-        nonlocal said
-        now = time.perf_counter()
-        if not started:
-            # The first step also pays for what libraries set up.
-            started.append((now, share))
-        start, before = started[0]
-        if not said and now - start >= REPORT_AFTER:
-            said = True
-            left = (now - start) / (share - before) * (1 - share)
-            say(f"By the speed so far the exemplars are ready in {_minutes(left)}.")
-
-    return on_step
-
-
-def _minutes(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:.1f} minutes"

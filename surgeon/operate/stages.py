@@ -55,7 +55,14 @@ class Gauge:
             original = self.model if self.reference is None else self.reference
             self._wanted = logits(original, self._images, accelerator=self.accelerator)
 
-    def stage(self, name: StageName, target: str | None, start: float, figures: Figures | None = None) -> Stage:
+    def stage(
+        self,
+        name: StageName,
+        target: str | None,
+        start: float,
+        figures: Figures | None = None,
+        compared: tuple[float, float] | None = None,
+    ) -> Stage:
         """Return the figures of the network as it stands.
 
         Args:
@@ -63,8 +70,9 @@ class Gauge:
             target: to what.
             start: `time.perf_counter()` when it began.
             figures: those of the validation images, where they were measured already.
+            compared: drift and agreement, likewise.
         """
-        drift, agreement = self._compared(self.model)
+        drift, agreement = compared or self._compared(self.model, name == "original" and self.reference is None)
         if figures is None:
             figures = Figures() if self.score is None else _figures(self.score(self.model))
         top1, top5, loss, metrics = figures
@@ -84,11 +92,12 @@ class Gauge:
             raise DataError("There is no image to compare the answers on.", "Give calibration images.")
         return Metrics({"agreement": agreement, "drift": drift}, best_by="agreement")
 
-    def _compared(self, model: nn.Module) -> tuple[float, float] | tuple[None, None]:
-        """Return drift and agreement."""
+    def _compared(self, model: nn.Module, asked: bool = False) -> tuple[float, float] | tuple[None, None]:
+        """Return drift and agreement; `asked` where the network is the original, whose answers are known."""
         if self._images is None or self._wanted is None:
             return None, None
-        return compare_logits(self._wanted, logits(model, self._images, accelerator=self.accelerator))
+        answers = self._wanted if asked else logits(model, self._images, accelerator=self.accelerator)
+        return compare_logits(self._wanted, answers)
 
 
 def _figures(scores: Scores | Metrics) -> Figures:

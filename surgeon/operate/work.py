@@ -123,7 +123,7 @@ def fine_tune(
     # Agreement on a few synthesized images tells no epoch from another.
     if tuned.best_epoch != len(tuned.epochs) - 1 and not work.unmeasured:
         work.on_best(tuned.best_epoch, tuned.best_state)
-    finish(work, course, "finetuned", label, start, _last_figures(work, tuned))
+    finish(work, course, "finetuned", label, start, _last_figures(work, tuned), _last_compared(work, tuned))
 
 
 def _score(work: Work, measured: DataLoader[Any]) -> Score | None:
@@ -137,6 +137,14 @@ def _last_figures(work: Work, tuned: Tuned) -> Figures | None:
     """Return the figures of the last epoch, which are those of the network as it stands now."""
     last = tuned.epochs[-1]
     return None if work.val is None else Figures(last.top1, last.top5, last.loss, last.metrics)
+
+
+def _last_compared(work: Work, tuned: Tuned) -> tuple[float, float] | None:
+    """Return the last epoch's drift and agreement, where it was measured by them."""
+    if not work.unmeasured or not work.task.standard:
+        return None
+    metrics = tuned.epochs[-1].metrics
+    return metrics["drift"], metrics["agreement"]
 
 
 def make_gauge(
@@ -162,9 +170,15 @@ def find_teacher(model: nn.Module, teacher: nn.Module | str | None) -> nn.Module
 
 
 def finish(
-    work: Work, course: Course, name: StageName, label: str | None, start: float, figures: Figures | None = None
+    work: Work,
+    course: Course,
+    name: StageName,
+    label: str | None,
+    start: float,
+    figures: Figures | None = None,
+    compared: tuple[float, float] | None = None,
 ) -> None:
-    stage = work.gauge.stage(name, label, start, figures)
+    stage = work.gauge.stage(name, label, start, figures, compared)
     course.stages.append(stage)
     work.on_stage(stage)
 

@@ -15,7 +15,7 @@ from two_stages import CLASSES, Two
 from surgeon.data import ImageConfig
 from surgeon.data.sampling import spread_labels
 from surgeon.errors import DivergenceError, OptionError
-from surgeon.exemplars import SynthesisConfig, measure_effort, prepare, synthesize
+from surgeon.exemplars import SynthesisConfig, prepare, synthesize
 from surgeon.exemplars.recognize import recognized_share
 from surgeon.exemplars.statistics import statistics_term
 from surgeon.exemplars.synthesize import spread_batches
@@ -184,12 +184,6 @@ def test_a_transformer_keeps_its_one_size() -> None:
     assert len(steps) == 3
     # 0.97 / 4 + 0.03 of the usual 200 steps, since it takes no 80x80 pixels.
     assert prepare(model, (3, 160, 160), SynthesisConfig(2)).steps == 54
-
-
-def test_the_estimate_is_that_of_the_stages() -> None:
-    effort = measure_effort(two(), (1, 8, 8), SynthesisConfig(10, 7))
-    assert 0 < effort.forward < effort.gradient
-    assert effort.synthesis == pytest.approx(effort.gradient * 70)
 
 
 @pytest.mark.parametrize("where", ["head", "stage"])

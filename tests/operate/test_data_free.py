@@ -1,11 +1,20 @@
-"""What is said about the time of a synthesis, against times worked by hand."""
+"""What is said about the time of a job without images, against times worked by hand."""
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import timm
+import torch
+from command_line import call, small_network
+from torch import nn
 
+import surgeon
 from surgeon.errors import OptionError
-from surgeon.operate import make_exemplars as data_free
+from surgeon.exemplars import Effort
+from surgeon.operate import make_exemplars
+from surgeon.operate.exemplar_time import Forecast, Passes, count_passes, in_words
 from surgeon.tuning import TuningConfig
 
 
@@ -13,31 +22,88 @@ from surgeon.tuning import TuningConfig
     ("seconds", "words"), [(0.2, "1 s"), (89.4, "89 s"), (90, "1.5 minutes"), (600, "10.0 minutes")]
 )
 def test_seconds_and_minutes(seconds: float, words: str) -> None:
-    assert data_free._minutes(seconds) == words
+    assert in_words(seconds) == words
 
 
-def test_the_estimate_is_corrected_once_and_without_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The first tenth takes a minute, and every further one five seconds.
-    clock = iter([60.0, 65.0, 70.0, 75.0, 80.0])
-    monkeypatch.setattr(data_free.time, "perf_counter", lambda: next(clock))
+def said_after(expected: float, later: float, times: list[tuple[float, float]]) -> list[str]:
+    """What is said by a forecast of so many seconds, when these shares are done at these times."""
+    clock = iter([0.0, *(now for now, _ in times)])
     said: list[str] = []
-    on_step = data_free._corrected(100.0, said.append)
-    for tenth in range(1, 6):
-        on_step(tenth / 10)
-    # After ten seconds three tenths are done; the other seven take 35 seconds.
-    assert said == ["By the speed so far the exemplars are ready in 35 s."]
-
-
-def test_a_short_synthesis_needs_no_correction() -> None:
-    said: list[str] = []
-    on_step = data_free._corrected(10.0, said.append)
-    for tenth in range(1, 11):
-        on_step(tenth / 10)
-    assert said == []
+    forecast = Forecast(expected, later, said.append, lambda: next(clock))
+    forecast.begin("Images are made")
+    for _, share in times:
+        forecast.on_step(share)
+    return said
 
 
 def test_nothing_is_synthesized_through_a_network_that_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_free, "sharded", lambda device: True)
+    monkeypatch.setattr(make_exemplars, "sharded", lambda device: True)
     job = SimpleNamespace(tuning=TuningConfig(mixed_precision="no"))
     with pytest.raises(OptionError, match="no exemplars are synthesized"):
-        data_free.prepare_exemplars(job, None, None)
+        make_exemplars.prepare_exemplars(job, None, None)
+
+
+def test_a_good_estimate_stands() -> None:
+    said = said_after(100, 60, [(20 * n, n / 6) for n in range(1, 7)])
+    assert said == ["Images are made in about 1.7 minutes; everything together takes about 2.7 minutes."]
+
+
+def test_too_little_is_corrected_even_where_hardly_any_time_was_expected() -> None:
+    # A second was expected; a tenth takes ten.
+    said = said_after(1, 2, [(10 * n, n / 10) for n in range(1, 11)])
+    assert said[1:] == ["By the speed so far the exemplars are ready in 1.5 minutes, and everything in 4.8 minutes."]
+
+
+def test_too_much_is_corrected_and_what_changes_is_corrected_again() -> None:
+    # Five minutes were expected. It looks like 50 seconds until half of it is done, and then hangs.
+    said = said_after(300, 300, [(1, 0.02), (10, 0.2), (20, 0.4), (25, 0.5), (60, 0.51), (118, 0.99)])
+    assert said[1:] == [
+        "By the speed so far the exemplars are ready in 40 s, and everything in 1.5 minutes.",
+        "By the speed so far the exemplars are ready in 58 s, and everything in 2.9 minutes.",
+    ]
+
+
+def test_the_time_of_passes() -> None:
+    effort = Effort((0.5,), 100.0, forward=0.25, training=1.0)
+    assert Passes(forward=8, training=3).seconds(effort, 10) == 10 * (2 + 3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--layers", "layer4", "--epochs", "3"],
+        ["--layers", "layer3", "--layers", "layer4", "--epochs", "2"],
+        ["--layers", "layer4", "--epochs", "0"],
+        ["--layers", "layer4", "--epochs", "1", "--no-recalibrate"],
+        ["--layers", "layer3", "--layers", "layer4", "--dry-run"],
+        ["--layers", "layer4", "--epochs", "3", "--every", "1", "--method", "reinit"],
+    ],
+)
+def test_the_passes_are_those_that_are_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str]
+) -> None:
+    path = tmp_path / "test_resnet.safetensors"
+    surgeon.save(path, small_network())
+    expected: list[Passes] = []
+    seen = {True: 0, False: 0}
+    forward, synthesize = timm.models.ResNet.forward, make_exemplars.synthesize
+
+    def watched(self: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        seen[self.training] += len(images)
+        return forward(self, images)
+
+    def counted(*given: Any, **named: Any) -> Passes:
+        expected.append(count_passes(*given, **named))
+        return expected[0]
+
+    def made(*given: Any, **named: Any) -> Any:
+        result = synthesize(*given, **named)
+        seen.update({True: 0, False: 0})
+        return result
+
+    monkeypatch.setattr(timm.models.ResNet, "forward", watched)
+    monkeypatch.setattr(make_exemplars, "count_passes", counted)
+    monkeypatch.setattr(make_exemplars, "synthesize", made)
+    few = ["--input-size", "3,32,32", "--exemplars", "6", "--exemplar-steps", "1", "--method", "sofm"]
+    assert call(monkeypatch, "apply", path, *few, *arguments) == 0
+    assert (seen[False] / 6, seen[True] / 6) == (expected[0].forward, expected[0].training)
