@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgeon.cli.exemplar_options import FIRST_WORDS, data_free_tuning, exemplar_job, exemplar_options
+from surgeon.cli.exemplar_options import data_free_tuning, exemplar_job, exemplar_options, first_words
 from surgeon.cli.options import (
     CHECKPOINT,
     arch_option,
@@ -133,8 +133,9 @@ def command(
     if dry_run:
         refuse_unused(ctx, NOT_WRITTEN_BY_A_DRY_RUN, "with --dry-run, which writes nothing but a plan")
     refuse_unused_of_data(ctx, values["data"])
-    if values["data"] is None and epochs and not dry_run:
-        say(FIRST_WORDS)
+    # The plan of a dry run, and one without fine-tuning and recalibration, has measured what it needs.
+    if values["data"] is None and (plan_path is None or not (dry_run or (no_recalibrate and not epochs))):
+        say(first_words(values, epochs, only_plan=dry_run))
     from surgeon.cli import render
     from surgeon.cli.live import View
     from surgeon.data.synthetic import is_synthetic

@@ -37,12 +37,47 @@ exemplar_options = combined(
     ),
 )
 
-FIRST_WORDS = (
-    "There is no --data: whatever needs images works on exemplars that are synthesized from the checkpoint, and no "
-    "figure will be accuracy. A ResNet-50 takes about 5 minutes on two free cores, a small network seconds; an "
-    "estimate for this one follows."
-)
-"""Said before any library is loaded: that alone can take longer than a reader waits."""
+USUAL_STEPS = 200
+"""What `--exemplar-steps` is for this estimate, where it is left out."""
+
+STEP, EPOCH, PASS, START = 0.13, 0.3, 0.05, 10.0
+"""Seconds of a ResNet-50 on two cores: a step, an epoch and a pass with one image of 224x224, and the beginning."""
+
+PASSES = 6
+
+
+def first_words(values: dict[str, Any], epochs: int, *, only_plan: bool) -> str:
+    """Return what is said before any library is loaded, which alone can take longer than a reader waits.
+
+    Args:
+        values: the options by name.
+        epochs: of fine-tuning.
+        only_plan: nothing is carried out.
+    """
+    text = "There is no --data: "
+    if epochs and not only_plan:
+        text += (
+            "whatever needs images works on exemplars that are synthesized from the checkpoint, and no figure will be "
+            "accuracy."
+        )
+    else:
+        text += "if images are needed, they are synthesized from the checkpoint, and no figure will be accuracy."
+    seconds = _resnet50_seconds(values, 0 if only_plan else epochs)
+    rough = f"{round(seconds / 60)} minutes" if seconds >= 90 else f"{round(seconds, -1):.0f} seconds"
+    return (
+        f"{text} A ResNet-50 takes about {rough} so on two free cores, a small network seconds; an estimate for this "
+        "one follows."
+    )
+
+
+def _resnet50_seconds(values: dict[str, Any], epochs: int) -> float:
+    count, steps = values["exemplars"], values["exemplar_steps"] or USUAL_STEPS
+    size = _size(values["exemplar_size"]) or (numbers(values["input_size"], "input-size", int) or (224, 224))[-2:]
+    area = size[0] * size[-1] / 224**2
+    # What a step costs on average, in steps at full size: most of them are made at smaller sizes; see plan_stages.
+    share = 0.14 if min(size) >= 192 else 0.27 if min(size) >= 96 else 1.0
+    return START + count * area * (steps * share * STEP + epochs * EPOCH + PASSES * PASS)
+
 
 LEARNING_RATE = 0.003
 """Soft targets alone have a larger gradient than labels, and few images forgive less; docs/data-free.md has figures."""

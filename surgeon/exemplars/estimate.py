@@ -20,7 +20,7 @@ from surgeon.modes import kept_modes
 from surgeon.tuning.layout import channels_last
 from surgeon.tuning.outputs import split_outputs
 
-SECONDS = 0.7
+SECONDS = 0.5
 """As many images are timed together as take about so long, but no more than a batch has."""
 
 
