@@ -103,7 +103,8 @@ class Forecast:
         more, less = max(whole, self._said), min(whole, self._said)
         if more > REPORT_FACTOR * less and more - less > REPORT_SECONDS:
             self._said = whole
-            later = self._later * whole / self._expected
+            # A busy machine slows what follows down as well; that a step is cheaper than expected does not speed it up.
+            later = self._later * max(1.0, whole / self._expected)
             self._say(
                 f"By the speed so far the exemplars are ready in {in_words(whole - passed)}, and everything in "
                 f"{in_words(whole - passed + later)}."

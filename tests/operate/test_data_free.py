@@ -58,8 +58,8 @@ def test_too_much_is_corrected_and_what_changes_is_corrected_again() -> None:
     # Five minutes were expected. It looks like 50 seconds until half of it is done, and then hangs.
     said = said_after(300, 300, [(1, 0.02), (10, 0.2), (20, 0.4), (25, 0.5), (60, 0.51), (118, 0.99)])
     assert said[1:] == [
-        "By the speed so far the exemplars are ready in 40 s, and everything in 1.5 minutes.",
-        "By the speed so far the exemplars are ready in 58 s, and everything in 2.9 minutes.",
+        "By the speed so far the exemplars are ready in 40 s, and everything in 5.7 minutes.",
+        "By the speed so far the exemplars are ready in 58 s, and everything in 6.0 minutes.",
     ]
 
 
