@@ -34,9 +34,9 @@ channel. A layer that is called several times counts once.
 A convolution that runs over the channels themselves (ECA) fixes their order, and with it that of every channel that
 is added to them: none of these can change places. The row on convolutional families counts them as not free; the row
 below it leaves them out. A rotary position embedding turns every pair of a head's query and key channels at a speed of
-its own, and fixes them in the same way; the row below that on transformers leaves these out. On the meta device the values of
-buffers are unknown, so some channels count as fixed there that are free in the network at hand (BEiT's `k_bias`, all
-zeros).
+its own, and fixes them in the same way; the row below that on transformers leaves these out. On the meta device the
+values of buffers are unknown, so some channels count as fixed there that are free in the network at hand (BEiT's
+`k_bias`, all zeros).
 
 `python benchmarks/zoo.py` makes this page; the marked networks of `pytest -m zoo` are the same proof as a test.
 """
