@@ -24,7 +24,12 @@ from surgeon.cli.options import (
 from surgeon.cli.recipes import method_settings, recipe_of, recipe_option
 from surgeon.cli.running import run_and_show, tensorboard_option
 from surgeon.cli.tuning_options import tuning_config, tuning_options
-from surgeon.cli.unused_options import NOT_WRITTEN_BY_A_DRY_RUN, refuse_unused, refuse_unused_of_data
+from surgeon.cli.unused_options import (
+    NOT_WRITTEN_BY_A_DRY_RUN,
+    refuse_unused,
+    refuse_unused_of_data,
+    refuse_unused_of_tuning,
+)
 from surgeon.cli.voice import say
 from surgeon.errors import OptionError
 
@@ -151,6 +156,7 @@ def command(
         raise click.UsageError("Missing option '--method' (or '--plan').")
     if is_synthetic(values["data"]):
         teacher = data_free_tuning(ctx, values, teacher)
+    refuse_unused_of_tuning(ctx, values, teacher)
     job = Job(
         checkpoint=checkpoint,
         method=method,

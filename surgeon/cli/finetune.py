@@ -20,7 +20,7 @@ from surgeon.cli.options import (
 from surgeon.cli.recipes import recipe_notes, recipe_of, recipe_option
 from surgeon.cli.running import run_and_show, tensorboard_option
 from surgeon.cli.tuning_options import tuning_config, tuning_options
-from surgeon.cli.unused_options import refuse_unused_of_data
+from surgeon.cli.unused_options import refuse_unused_of_data, refuse_unused_of_tuning
 
 
 @click.command(name="finetune")
@@ -64,6 +64,7 @@ def command(
 
     if values["data"] is not None and is_synthetic(values["data"]):
         teacher = data_free_tuning(ctx, values, teacher)
+    refuse_unused_of_tuning(ctx, values, teacher)
     job = Job(
         checkpoint=checkpoint,
         method=None,

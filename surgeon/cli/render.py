@@ -156,6 +156,8 @@ def epoch_scores(record: EpochRecord) -> str:
     """Return what a network achieved after an epoch: top-1, or the figures of another task."""
     if record.top1 is not None:
         return f"top-1 {record.top1:.2f} %"
+    if record.metrics.keys() == {"agreement", "drift"}:
+        return f"agreement {100 * record.metrics['agreement']:.1f} %  drift {record.metrics['drift']:.4g}"
     return by_name(record.metrics)
 
 

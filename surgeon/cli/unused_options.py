@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -11,6 +12,7 @@ from surgeon.errors import OptionError
 
 READ_FROM_DATA = ("limit", "hold_out", "data_root", "download")
 MADE_WITHOUT_DATA = ("exemplars", "exemplar_steps", "exemplar_size", "save_exemplars")
+WITHOUT_DECAY_RATE = ("cosine", "tanh", "none")
 NOT_WRITTEN_BY_A_DRY_RUN = ("save_exemplars", "tensorboard")
 
 
@@ -56,3 +58,25 @@ def refuse_unused_of_data(ctx: click.Context, data: str | None) -> None:
         refuse_unused(ctx, ["data_root"], f"with --data {data}: it is for torch/…, hfds/… and other names of timm's")
     if family != named.TORCH:
         refuse_unused(ctx, ["download"], f"with --data {data}: it is for torch/…")
+
+
+def refuse_unused_of_tuning(ctx: click.Context, values: Mapping[str, Any], teacher: str | None) -> None:
+    """Refuse options of fine-tuning that belong to another one which was not given.
+
+    Args:
+        ctx: of the command.
+        values: what click read, by name.
+        teacher: `--teacher`, or None; without images it has a default.
+
+    Raises:
+        OptionError: one of them was given.
+    """
+    if not values["model_ema"]:
+        refuse_unused(ctx, ["model_ema_decay"], "without --model-ema")
+    if teacher is None:
+        refuse_unused(ctx, ["teacher_weight", "teacher_temperature"], "without --teacher")
+    sched = values["sched"]
+    if sched != "multistep":
+        refuse_unused(ctx, ["decay_milestones"], f"with --sched {sched}: it is for multistep")
+    if sched in WITHOUT_DECAY_RATE:
+        refuse_unused(ctx, ["decay_rate"], f"with --sched {sched}: it is for step and multistep")

@@ -37,7 +37,7 @@ LEAST = {"classes": 2, "seed": 0, "steps": 1}
 DIGESTS = ("checkpoint_sha256", "synthesis_sha256")
 RECOGNIZED = "recognized"
 SHA256_DIGITS = 64
-_REMEDY = "Give a file that `surgeon apply` wrote beside a result, or leave --data out to have new ones made."
+_REMEDY = "Give a file that `surgeon apply` wrote beside a result; `surgeon apply` without --data makes new ones."
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -14,6 +15,9 @@ from surgeon.processes import is_main
 LOCK = "lock"
 PATIENCE = 10.0
 """Seconds: processes that read images outlive a run that was killed by a few, and its lock with them."""
+
+TRIES = 3
+"""A folder that another run removes as it ends is made anew so often."""
 
 
 @contextlib.contextmanager
@@ -44,15 +48,8 @@ def _held(states: StateFolder) -> Iterator[None]:
         # It is refused where it is read.
         yield
         return
-    states.make()
     file = states.path / LOCK
-    lock = FileLock(file, timeout=PATIENCE)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise OutputError(
-            f"Another run works with the folder {states.path}.", "Wait for its end, or write elsewhere with -o."
-        ) from error
+    lock = _acquired(states, file)
     try:
         yield
     finally:
@@ -62,3 +59,25 @@ def _held(states: StateFolder) -> Iterator[None]:
         lock.release()
         with contextlib.suppress(OSError):
             states.path.rmdir()
+
+
+def _acquired(states: StateFolder, file: Path) -> FileLock:
+    """Take the lock on a folder, which is made.
+
+    Raises:
+        OutputError: another run has it, or the folder cannot be made.
+    """
+    lock = FileLock(file, timeout=PATIENCE)
+    for _ in range(TRIES):
+        states.make()
+        try:
+            lock.acquire()
+        except FileNotFoundError:
+            # The run that was waited for has ended, and its folder with it.
+            continue
+        except Timeout:
+            break
+        return lock
+    raise OutputError(
+        f"Another run works with the folder {states.path}.", "Wait for its end, or write elsewhere with -o."
+    )

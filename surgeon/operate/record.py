@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from math import isfinite
 from typing import Any, Literal
 
 from surgeon.edit.plan import Plan
@@ -92,16 +93,26 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON types, with the versions of what made it."""
         known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "stages"}
-        return {
+        content = {
             "surgeon": metadata.version("surgeon"),
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in known.items()},
+            **known,
             "stages": [dataclasses.asdict(stage) for stage in self.stages],
             "versions": versions(),
         }
+        return {name: strict(value) for name, value in content.items()}
 
     def to_json(self) -> str:
         """Return the record as indented JSON."""
         return json.dumps(self.to_dict(), indent=2, default=str) + "\n"
+
+
+def strict(value: Any) -> Any:
+    """Return a value as JSON knows it: lists for tuples, and nothing for NaN and infinities, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {key: strict(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def versions() -> dict[str, str]:

@@ -28,7 +28,7 @@ from surgeon.tuning.modes import frozen_parameters
 from surgeon.tuning.records import EpochRecord, Score, Tuned, epoch_record
 from surgeon.tuning.run import BatchLoss, BetweenEpochs, Epoch, Run, prepare
 from surgeon.tuning.sharding import on_device
-from surgeon.tuning.state import Saving, State, restore
+from surgeon.tuning.state import Saving, State, check_scores, restore
 
 OnEpoch = Callable[[EpochRecord], None]
 
@@ -189,6 +189,7 @@ def _score(run: Run, score: Score, epoch: Epoch, trained: tuple[float, int]) -> 
     # Statistics other than BatchNorm's may differ between processes.
     same_tensors([*run.module.buffers(), *run.result.buffers()])
     scores = score(run.result)
+    check_scores(run, scores, epoch.number)
     put_apart(run.result)
     record = epoch_record(
         scores,

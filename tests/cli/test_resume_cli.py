@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 from command_line import ARCH, DIGITS, QUICK, call
+from filelock import FileLock
 
 from surgeon.cli.live import View
+from surgeon.operate import claim
+from surgeon.operate.states import StateFolder
 
 SOFM = ["--method", "sofm", "--layers", "layer3", "--arch", ARCH, *QUICK, "--epochs", "2"]
 
@@ -185,6 +188,26 @@ def test_two_runs_do_not_work_with_one_folder_of_states(
     assert call(monkeypatch, "apply", interrupted, *SOFM) == 0
     assert "continues" in capsys.readouterr().err
     assert names(interrupted) == COMPLETE
+
+
+def test_a_run_that_waits_goes_on_where_the_other_takes_its_folder_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    states = StateFolder(tmp_path / "out.state")
+    acquire, tried = FileLock.acquire, []
+
+    def ends_meanwhile(lock: FileLock) -> Any:
+        tried.append(states.path.is_dir())
+        if len(tried) == 1:
+            states.path.rmdir()
+            raise FileNotFoundError(lock.lock_file)
+        return acquire(lock)
+
+    monkeypatch.setattr(FileLock, "acquire", ends_meanwhile)
+    lock = claim._acquired(states, states.path / claim.LOCK)
+    assert lock.is_locked
+    assert tried == [True, True]
+    lock.release()
 
 
 def test_what_killed_runs_have_left_of_these_outputs_is_removed(

@@ -36,6 +36,20 @@ WITHOUT, WITH = "does nothing without --data.", "does nothing with --data: it is
             ["finetune", "x", "--data", "hfds/x", "--download"],
             "--download does nothing with --data hfds/x: it is for torch",
         ),
+        (
+            ["finetune", "x", "--data", "digits", "--model-ema-decay", "0.9"],
+            "--model-ema-decay does nothing without",
+        ),
+        (
+            ["finetune", "x", "--data", "digits", "--teacher-weight", "0.9"],
+            "--teacher-weight does nothing without",
+        ),
+        ([*APPLY, "--data", "digits", "--teacher-temperature", "2"], "--teacher-temperature does nothing without"),
+        ([*APPLY, "--data", "digits", "--decay-milestones", "1"], "--decay-milestones does nothing with --sched cos"),
+        (
+            [*APPLY, "--data", "digits", "--sched", "tanh", "--decay-rate", "1"],
+            "--decay-rate does nothing with --sched t",
+        ),
         (["evaluate", "x", "--data", "folder", "--download"], "--download does nothing with --data folder: it is for"),
         (
             ["evaluate", "x", "--data", "folder", "--data-root", "x"],
