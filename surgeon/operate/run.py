@@ -19,7 +19,7 @@ from surgeon.operate.claim import claimed
 from surgeon.operate.device_images import placed_images
 from surgeon.operate.exemplar_files import drop_stale
 from surgeon.operate.finetune import finetune
-from surgeon.operate.inputs import Say
+from surgeon.operate.inputs import Say, find_method
 from surgeon.operate.job import Job
 from surgeon.operate.job_inputs import Opened, open_job
 from surgeon.operate.job_loaders import loader, training_loader
@@ -97,6 +97,9 @@ def run_job(
     Raises:
         SurgeonError: its inputs cannot be used, or its outputs not be written; see `apply`.
     """
+    if job.method is not None:
+        # Outputs are named after it.
+        find_method(job.method)
     accelerator = make_accelerator(job.tuning.mixed_precision, accumulate=job.tuning.accumulate)
     with claimed(job):
         return _run(job, accelerator, track, on_stage, on_epoch, say, on_resume)

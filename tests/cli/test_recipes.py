@@ -92,10 +92,8 @@ def test_fine_tuning_takes_an_operation_s_recipe_without_the_operation(
     assert call(monkeypatch, "apply", checkpoint, *few, *operation, "-o", record.with_suffix(".safetensors")) == 0
     capsys.readouterr()
     assert call(monkeypatch, "finetune", checkpoint, "--recipe", record, "-o", control) == 0
-    note = (
-        f"The recipe {record} asks for what only `surgeon apply` does, which is left out: exemplar-steps, exemplars, "
-    )
-    note += "layers, method, no-recalibrate, ratio."
+    note = f"The recipe {record} asks for what only `surgeon apply` does, which is left out: "
+    note += "exemplars, layers, method, no-recalibrate, ratio."
     assert note in capsys.readouterr().err
     written = json.loads(control.with_suffix(".json").read_text())
     assert (written["method"], written["tuning"]["lr"], written["tuning"]["epochs"]) == ("finetune", 0.02, 1)
