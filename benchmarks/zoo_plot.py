@@ -1,5 +1,6 @@
 """Plot seconds against operations, if matplotlib is there."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ def write(zoo: Points, series: Mapping[str, Points], path: Path) -> None:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
+        print(f"{path} stays as it is: matplotlib is not there to draw it.", file=sys.stderr)
         return
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
