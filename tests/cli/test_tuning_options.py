@@ -48,7 +48,7 @@ def test_the_defaults_are_those_of_the_configuration() -> None:
         (["--aa", "rand-x9"], "no augmentation policy 'rand-x9'", "rand-m9-mstd0.5"),
         (["--reprob", "1.5"], "random erasing is 1.5", "in [0, 1]"),
         (["--mixup", "-1"], "mixup is -1.0", "at least 0"),
-        (["--model-ema-decay", "1"], "model_ema_decay is 1.0", "in [0, 1)"),
+        (["--model-ema", "--model-ema-decay", "1"], "model_ema_decay is 1.0", "in [0, 1)"),
         (["--layer-decay", "2"], "layer_decay is 2.0", "in (0, 1]"),
     ],
 )
