@@ -42,7 +42,7 @@ from surgeon.operate.work import (
 )
 from surgeon.progress import Track, no_progress
 from surgeon.tuning import BatchLoss, Metric, TuningConfig, make_accelerator
-from surgeon.tuning.accelerator import accumulate
+from surgeon.tuning.accelerator import accumulation
 
 
 @named_shortage()
@@ -149,7 +149,7 @@ def apply(
     task.check_measurable(chosen, config, labelled=calibration is not None)
     settings = dataclasses.replace(tuning or TuningConfig(), epochs=epochs, seed=seed)
     accelerator = accelerator or make_accelerator(settings.mixed_precision, accumulate=settings.accumulate)
-    settings = dataclasses.replace(settings, accumulate=accumulate(accelerator, settings.accumulate))
+    settings = dataclasses.replace(settings, accumulate=accumulation(accelerator, settings.accumulate))
     graph = graph or trace(model, example_input)
     plans = rounds(chosen, graph, layers) if plan is None else (plan.targets,)
     placed(model, accelerator)

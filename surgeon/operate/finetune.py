@@ -32,7 +32,7 @@ from surgeon.operate.work import (
 )
 from surgeon.progress import Track, no_progress
 from surgeon.tuning import BatchLoss, Metric, TuningConfig, make_accelerator
-from surgeon.tuning.accelerator import accumulate
+from surgeon.tuning.accelerator import accumulation
 
 NAME = "finetune"
 """What stands for the method in the record."""
@@ -110,7 +110,7 @@ def finetune(
     if epochs < 1:
         raise OptionError("No epoch of fine-tuning is asked for.", "Ask for at least one.")
     accelerator = accelerator or make_accelerator(settings.mixed_precision, accumulate=settings.accumulate)
-    settings = dataclasses.replace(settings, accumulate=accumulate(accelerator, settings.accumulate))
+    settings = dataclasses.replace(settings, accumulate=accumulation(accelerator, settings.accumulate))
     teaching = find_teacher(placed(model, accelerator), teacher)
     start = time.perf_counter()
     keeper = open_keeper(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -173,7 +174,7 @@ def _run(
         )
     own_notes = record.notes
     remarks = [f"The best epoch was {epoch + 1}; its weights are in {job.best}." for epoch, _ in best]
-    remarks += _loss_of_accuracy(record)
+    remarks += _loss_of_accuracy(record) + _answers_lost(record)
     record = dataclasses.replace(
         record,
         checkpoint={"path": str(job.checkpoint), "sha256": opened.checkpoint.sha256},
@@ -220,6 +221,17 @@ def _loss_of_accuracy(record: Record) -> list[str]:
     if first is None or last is None or last >= first:
         return []
     return [f"The result is worse than the input: top-1 fell from {first:.2f} % to {last:.2f} %."]
+
+
+def _answers_lost(record: Record) -> list[str]:
+    """Return a remark where answers that were numbers are none any more, though the weights still are."""
+    first, last = record.stages[0].loss, record.stages[-1].loss
+    if first is None or last is None or not isfinite(first) or isfinite(last):
+        return []
+    return [
+        f"The result's loss on the validation images is {last}: some of its answers are no numbers any more. Lower the "
+        "learning rate, or clip the gradient."
+    ]
 
 
 def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, torch.Tensor]], say: Say) -> None:

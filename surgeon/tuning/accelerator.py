@@ -52,17 +52,15 @@ def make_accelerator(
         ) from error
 
 
-def accumulate(accelerator: Accelerator, batches: int) -> int:
-    """Let an accelerator add up the gradients of so many batches for one update, and return how many it does.
-
-    accelerate keeps one number for all accelerators of a process, and takes the last that was named.
+def accumulation(accelerator: Accelerator, batches: int) -> int:
+    """Return how many batches make one update where so many are asked for.
 
     Args:
-        accelerator: may have a number of its own already, which stays where `batches` is 1.
+        accelerator: may have a number of its own already, which counts where `batches` is 1.
         batches: at least 1; `accelerate launch` overrules it.
     """
     if batches > 1 and "ACCELERATE_GRADIENT_ACCUMULATION_STEPS" not in os.environ:
-        accelerator.gradient_accumulation_steps = batches
+        return batches
     return int(accelerator.gradient_accumulation_steps)
 
 

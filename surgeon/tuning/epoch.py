@@ -198,6 +198,9 @@ def _check_used(run: Run) -> None:
     """
     if not isinstance(run.model, DistributedDataParallel):
         return
+    if run.model.find_unused_parameters or run.model.static_graph:
+        # Whoever made the accelerator has seen to it.
+        return
     named = run.module.named_parameters()
     unused = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
     if unused:

@@ -28,7 +28,7 @@ from surgeon.tuning.modes import frozen_parameters
 from surgeon.tuning.records import EpochRecord, Score, Tuned, epoch_record
 from surgeon.tuning.run import BatchLoss, BetweenEpochs, Epoch, Run, prepare
 from surgeon.tuning.sharding import on_device
-from surgeon.tuning.state import Saving, State, check_scores, restore
+from surgeon.tuning.state import Saving, State, restore
 
 OnEpoch = Callable[[EpochRecord], None]
 
@@ -114,6 +114,7 @@ def tune(
     if config.epochs < 1:
         raise OptionError("No epoch of fine-tuning is asked for.", "Ask for at least one, or do not fine-tune.")
     networks = (model,) if teacher is None else (model, teacher)
+    accumulated = accelerator.gradient_accumulation_steps
     frozen = frozen_names(model, config.freeze).union(frozen)
     try:
         last = uses_channels_last(config.channels_last, accelerator.device)
@@ -145,6 +146,8 @@ def tune(
             run.give_back()
     finally:
         accelerator.free_memory()
+        # It is one number for all accelerators of the process.
+        accelerator.gradient_accumulation_steps = accumulated
     return Tuned(tuple(run.epochs), run.best_epoch, run.best_state)
 
 
@@ -189,7 +192,6 @@ def _score(run: Run, score: Score, epoch: Epoch, trained: tuple[float, int]) -> 
     # Statistics other than BatchNorm's may differ between processes.
     same_tensors([*run.module.buffers(), *run.result.buffers()])
     scores = score(run.result)
-    check_scores(run, scores, epoch.number)
     put_apart(run.result)
     record = epoch_record(
         scores,

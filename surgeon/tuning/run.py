@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from surgeon.errors import DataError
 from surgeon.processes import own_count
-from surgeon.processes.division import whole
+from surgeon.processes.division import is_divided, whole
 from surgeon.progress import Track, count_images
-from surgeon.tuning.accelerator import accumulate
+from surgeon.tuning.accelerator import accumulation
 from surgeon.tuning.average import Average
 from surgeon.tuning.compiling import compiled
 from surgeon.tuning.config import TuningConfig
@@ -127,8 +127,12 @@ class Run:
 
 
 def _take_over(network: nn.Module, other: nn.Module) -> None:
-    if network is not other:
+    if network is other:
+        return
+    if is_divided(network) or is_divided(other):
         copy_tensors(_state(network), _state(other))
+    else:
+        network.load_state_dict(other.state_dict())
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
@@ -190,7 +194,9 @@ def prepare(
     optimizer = create_optimizer(trained, config)
     prepared = _prepare_model(model, accelerator) if trained is model else trained
     optimizer = accelerator.prepare(optimizer)
-    updates_per_epoch = ceil(len(loader) / accumulate(accelerator, config.accumulate))
+    # accelerate keeps one number for all accelerators of a process, and takes the last that was named.
+    accelerator.gradient_accumulation_steps = accumulation(accelerator, config.accumulate)
+    updates_per_epoch = ceil(len(loader) / accelerator.gradient_accumulation_steps)
     return Run(
         config=config,
         accelerator=accelerator,

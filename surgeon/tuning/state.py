@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from surgeon.tuning.config import CHANGEABLE
 from surgeon.tuning.generators import generator_states, set_generators
 from surgeon.tuning.moments import moments, restore_moments
 from surgeon.tuning.position import place_of, put_back
-from surgeon.tuning.records import EpochRecord, Metrics, Scores
+from surgeon.tuning.records import EpochRecord
 from surgeon.tuning.run import Epoch, Run
 from surgeon.tuning.tensors import restore_network, whole_tensors
 
@@ -168,19 +167,6 @@ def diverged(run: Run, epoch: int, loss: float, batch: int, lr: float) -> Diverg
         f"The training loss became {loss} in epoch {epoch + 1} of {run.config.epochs}, at batch {batch}.",
         f"Lower the learning rate (it was {lr:g} there, and {run.config.lr:g} at first), or clip the gradient.",
     )
-
-
-def check_scores(run: Run, scores: Scores | Metrics, epoch: int) -> None:
-    """Stop a run whose answers have become so large that their loss is no number, though its weights still are.
-
-    Raises:
-        DivergenceError: the loss on the validation images is NaN or infinite.
-    """
-    if isinstance(scores, Scores) and not isfinite(scores.loss):
-        raise DivergenceError(
-            f"The loss on the validation images became {scores.loss} after epoch {epoch + 1} of {run.config.epochs}.",
-            f"Lower the learning rate (it was {run.config.lr:g} at first), or clip the gradient.",
-        )
 
 
 def _check_weights(run: Run) -> None:

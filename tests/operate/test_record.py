@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from surgeon.operate import run
 from surgeon.operate.record import Record, Stage
 
 
@@ -34,3 +35,16 @@ def test_figures_that_are_no_numbers_are_null() -> None:
     assert read["figures"] == {"layer1": {"error": None, "nodes": 3}}
     assert read["epochs"] == [{"epoch": 0, "loss": None}]
     assert read["targets"] == ["layer1"]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "told"), [(0.5, math.nan, True), (math.nan, math.nan, False), (0.5, 9.0, False)]
+)
+def test_answers_that_are_no_numbers_any_more_are_told(first: float, last: float, told: bool) -> None:
+    stages = tuple(
+        Stage(name, 10.0, 50.0, loss, None, None, 1.0) for name, loss in (("original", first), ("finetuned", last))
+    )
+    record = Record("finetune", {}, 0, (), (), {}, (), stages, ())
+    said = run._answers_lost(record)
+    assert bool(said) is told
+    assert all("nan" in text and "learning rate" in text for text in said)

@@ -10,7 +10,7 @@ from pieces import images, network, same_bits, shuffled
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
-from surgeon.errors import DataError, DivergenceError, OptionError
+from surgeon.errors import DataError, OptionError
 from surgeon.tuning import (
     EpochByEpoch,
     Metrics,
@@ -359,11 +359,11 @@ def test_what_is_left_at_the_end_of_an_epoch_is_counted_and_not_foretold(told):
     torch.testing.assert_close(model[1].weight, whole[1].weight)
 
 
-def test_answers_that_are_no_numbers_any_more_stop_the_run(fit):
-    # The weights stay finite, and so does the training loss: only the validation images overflow.
-    huge = TensorDataset(torch.full((8, 1, 6, 6), 3e38), torch.zeros(8, dtype=torch.int64))
-    with pytest.raises(DivergenceError, match=r"loss on the validation images became (nan|inf) after epoch 1 of 3"):
-        fit(network(), TuningConfig(epochs=3, lr=0.01), val=DataLoader(huge, 8))
+def test_an_accelerator_keeps_its_own_number_of_batches_an_update():
+    accelerator = make_accelerator("no", cpu=True)
+    config = TuningConfig(epochs=1, lr=0.01, accumulate=3)
+    tune(network(), DataLoader(images(12), 2), DataLoader(images(), 8), config, accelerator=accelerator)
+    assert accelerator.gradient_accumulation_steps == 1
 
 
 def test_a_loss_that_is_no_number_is_refused_with_the_learning_rate(fit):
