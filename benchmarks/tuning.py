@@ -36,6 +36,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from surgeon.tuning import Metrics, TuningConfig, make_accelerator, tune
+from surgeon.tuning.config import MixedPrecision
 
 RATE = 0.97
 MEMORY = 1.05
@@ -72,7 +73,9 @@ def loader_of(case: Case, images: int, device: torch.device) -> DataLoader[Any]:
     )
 
 
-def bare_loop(model: nn.Module, loader: DataLoader[Any], device: torch.device, precision: str) -> Callable[[], float]:
+def bare_loop(
+    model: nn.Module, loader: DataLoader[Any], device: torch.device, precision: MixedPrecision
+) -> Callable[[], float]:
     """Give what trains for one epoch as one would write it down, and returns the images a second."""
     model.to(device)
     if device.type == "cuda":
@@ -100,9 +103,11 @@ def bare_loop(model: nn.Module, loader: DataLoader[Any], device: torch.device, p
     return epoch
 
 
-def our_loop(model: nn.Module, loader: DataLoader[Any], device: torch.device, precision: str) -> Callable[[], float]:
+def our_loop(
+    model: nn.Module, loader: DataLoader[Any], device: torch.device, precision: MixedPrecision
+) -> Callable[[], float]:
     """Give what fine-tunes for one epoch, and returns the images a second of its record."""
-    accelerator = make_accelerator(precision, cpu=device.type == "cpu")  # type: ignore[arg-type]
+    accelerator = make_accelerator(precision, cpu=device.type == "cpu")
     config = TuningConfig(epochs=1, opt="sgd", lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
     unmeasured = Metrics({"nothing": 0.0}, "nothing")
 
@@ -113,7 +118,9 @@ def our_loop(model: nn.Module, loader: DataLoader[Any], device: torch.device, pr
     return epoch
 
 
-def peak_memory(case: Case, ours: bool, images: int, device: torch.device, precision: str) -> tuple[int, int]:
+def peak_memory(
+    case: Case, ours: bool, images: int, device: torch.device, precision: MixedPrecision
+) -> tuple[int, int]:
     """Give the bytes at the peak of two epochs, in this process, and how many of them were there before training."""
     make = our_loop if ours else bare_loop
     epoch = make(case.build(), loader_of(case, images, device), device, precision)

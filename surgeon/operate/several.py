@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -45,7 +45,8 @@ def main_decides(make: Callable[[], T]) -> T:
         if failure is not None:
             kind, problem, remedy = failure
             raise getattr(errors, kind)(problem, remedy)
-        return made  # type: ignore[return-value]
+        # Without a failure it was made, though it may itself be None.
+        return cast(T, made)
     outcome: tuple[T | None, tuple[str, str, str] | None]
     outcome = None, (SurgeonError.__name__, "The main process has failed.", "Its own message says why.")
     try:

@@ -4,6 +4,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def stop_all() -> dict[str, Any]:
     for stop_in in ("epoch 2/2", "evaluating"):
         # Only the main process's disk has what it has written.
         folder = Path(tempfile.mkdtemp())
-        ended = outcome(lambda: run(folder, stop_in), KeyboardInterrupt)  # noqa: B023
+        ended = outcome(partial(run, folder, stop_in), KeyboardInterrupt)
         states = [read_tree(path)["tuning"] for path in sorted(folder.iterdir())]
         places = [state["epoch"] and [own["batches"] for own in state["epoch"]] for state in states]
         end = run(folder)
