@@ -1,18 +1,35 @@
 """What a method is: a name, a paper, options, needs, and one pure function from measurements to a plan."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
 from surgeon.coupling.graph import ChannelGroup, CouplingGraph, Layer, Norm
-from surgeon.edit.plan import Plan
+from surgeon.edit.plan import Plan, Set
 from surgeon.measure.activations import ClassMeans
 
 CLASS_MEANS = "class means"
 """What `Method.measures` names for class-representative activations of the targets' outputs."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the fine-tuning, at whose beginning a method edits the network.
+
+    Attributes:
+        start: number of the epoch that it begins with, from 0.
+        name: what is trained in it, in a word or two.
+        holds: whether what the plan of this phase has set to zero stays zero until the next one.
+        round: number of the round that it belongs to, from 1; 0 for what comes after the last.
+    """
+
+    start: int
+    name: str
+    holds: bool
+    round: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,9 @@ class Inputs:
         partner: the tensors of a second network of the same architecture, for methods that mix two.
         progress: share of the fine-tuning that is over, 0 … 1.
         left_alone: groups that may not be edited, each with the reason.
+        frozen: state-dict keys of parameters that fine-tuning leaves as they are.
+        phase: the phase of the fine-tuning that begins, for methods that have phases; None before the first.
+        replaced: by state-dict key, what entries that are held at zero were before, for such methods.
     """
 
     graph: CouplingGraph
@@ -40,6 +60,9 @@ class Inputs:
     partner: Mapping[str, Tensor] | None = None
     progress: float = 0.0
     left_alone: Mapping[ChannelGroup, str] = dataclasses.field(default_factory=dict)
+    frozen: Collection[str] = ()
+    phase: Phase | None = None
+    replaced: Mapping[str, Set] = dataclasses.field(default_factory=dict)
 
     def with_class_means(self, means: Mapping[str, ClassMeans]) -> "Inputs":
         """Return the same inputs with class-representative activations."""
@@ -100,6 +123,10 @@ class Method:
         measures: `config → what it measures on labelled images`: `CLASS_MEANS`, the name of a data-driven criterion,
             or None for nothing.
         needs_partner: it mixes in a second network.
+        phases: `(config, epochs of fine-tuning) → phases`, for a method that edits the network during fine-tuning
+            alone: `make_plan` is asked at the beginning of each but the first.
+        check: `(inputs, config)` raises a `SurgeonError` where nothing could be edited; for methods with phases, whose
+            first plan is made late.
     """
 
     name: str
@@ -110,6 +137,8 @@ class Method:
     scope: Literal["target", "network"] = "network"
     measures: Callable[[Any], str | None] = lambda config: None
     needs_partner: bool = False
+    phases: Callable[[Any, int], tuple[Phase, ...]] | None = None
+    check: Callable[[Inputs, Any], None] = lambda inputs, config: None
 
     @property
     def needs_data(self) -> bool:
