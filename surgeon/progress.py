@@ -15,12 +15,14 @@ class Training:
         loss: returns the mean training loss of the epoch so far. It makes the host wait for the device, so it is to be
             asked every so many batches only, and not before the first of them is done.
         done: images of the epoch that were trained on before this pass, where a run goes on within an epoch.
+        phase: what is trained, in a word or two; None for the network as it is.
     """
 
     epoch: int
     epochs: int
     loss: Callable[[], float]
     done: int = 0
+    phase: str | None = None
 
 
 class Track(Protocol):

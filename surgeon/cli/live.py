@@ -110,6 +110,8 @@ class View:
         if one.share is not None:
             yield f"{one.share:4.0%}"
         if one.training is not None:
+            if one.training.phase is not None:
+                yield one.training.phase
             yield f"loss {one.training.loss():.4f}"
             if self._scores:
                 yield self._scores

@@ -146,9 +146,10 @@ def echo(text: str) -> None:
 
 def epoch_line(record: EpochRecord) -> None:
     """Print one finished epoch of fine-tuning."""
+    phase = "" if record.phase is None else f"  {record.phase}"
     say(
         f"    epoch {record.epoch + 1:>3}  loss {record.train_loss:.4f}  {epoch_scores(record)}  "
-        f"{record.images_per_second:,.0f} images/s"
+        f"{record.images_per_second:,.0f} images/s{phase}"
     )
 
 

@@ -8,16 +8,27 @@ from types import ModuleType
 
 from surgeon.methods.base import Inputs, Method, Option
 from surgeon.methods.channel_regeneration import CHANNEL_REGENERATION
+from surgeon.methods.dsd import DSD
 from surgeon.methods.filter_grafting import FILTER_GRAFTING
 from surgeon.methods.kernel_reactivation import KERNEL_REACTIVATION
 from surgeon.methods.options import make_config
 from surgeon.methods.reinit import REINIT
+from surgeon.methods.repr import REPR
 from surgeon.methods.sofm import SOFM
 from surgeon.methods.weight_evolution import WEIGHT_EVOLUTION
 
 METHODS: dict[str, Method] = {
     method.name: method
-    for method in (SOFM, CHANNEL_REGENERATION, KERNEL_REACTIVATION, WEIGHT_EVOLUTION, FILTER_GRAFTING, REINIT)
+    for method in (
+        SOFM,
+        CHANNEL_REGENERATION,
+        KERNEL_REACTIVATION,
+        WEIGHT_EVOLUTION,
+        FILTER_GRAFTING,
+        REINIT,
+        REPR,
+        DSD,
+    )
 }
 
 

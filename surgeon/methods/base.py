@@ -72,6 +72,10 @@ class Inputs:
         """Return the same inputs with scores of a criterion."""
         return dataclasses.replace(self, scores=scores)
 
+    def at(self, phase: Phase, replaced: Mapping[str, Set] | None = None) -> "Inputs":
+        """Return the same inputs at the beginning of a phase, with what entries were before that are held at zero."""
+        return dataclasses.replace(self, phase=phase, replaced=replaced or {})
+
     def layers(self) -> tuple[Layer, ...]:
         """Return the convolutions and linear layers in the targets, or all of them without targets."""
         return tuple(layer for layer in self.graph.layers if self.selects(layer))

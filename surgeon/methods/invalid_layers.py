@@ -9,6 +9,7 @@ from surgeon.coupling.graph import Layer
 from surgeon.edit.plan import Set
 from surgeon.measure.invalid import invalid_filters
 from surgeon.methods.base import Inputs
+from surgeon.methods.weight_edits import set_blocks, side_by_side
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,20 +41,13 @@ class InvalidLayer:
         return self.weight.shape[2:].numel()
 
     @property
-    def places(self) -> torch.dtype:
-        """The smallest type that counts the weight's entries."""
-        return torch.int32 if self.weight.numel() <= torch.iinfo(torch.int32).max else torch.int64
-
-    @property
     def side_by_side(self) -> int:
         """How many weights of a filter lie side by side: all of them, or a kernel's in a transposed convolution."""
-        return self.weight.shape[self.filters + 1 :].numel()
+        return side_by_side(self.weight, self.filters)
 
     def edit(self, blocks: Tensor, values: Tensor, what: str, block_size: int) -> Set:
         """Return the edit that gives blocks of the flattened weight new values, in the weight's precision."""
-        columns = self.weight.shape[1] if self.filters else None
-        places, numbers = blocks.flatten().to(self.places), values.to(self.weight.dtype)
-        return Set(self.key, places, numbers, what, self.side_by_side, columns, block_size)
+        return set_blocks(self.key, self.weight, self.filters, blocks, values, what, block_size)
 
     def kernels(self, filters: Tensor, numbers: Tensor) -> Tensor:
         """Return the places of kernels among all of the weight.

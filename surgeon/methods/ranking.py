@@ -171,9 +171,7 @@ def _unranked(layer: Layer, inputs: Inputs, criterion: str, norms: Mapping[str, 
     return ""
 
 
-def _strengths(
-    inputs: Inputs, layer: Layer, norm: Norm | None, criterion: str, generator: torch.Generator
-) -> Tensor:
+def _strengths(inputs: Inputs, layer: Layer, norm: Norm | None, criterion: str, generator: torch.Generator) -> Tensor:
     """Return `[filters]` on the CPU, smallest for the weakest filter."""
     known = CRITERIA[criterion]
     assert layer.writer is not None
@@ -206,5 +204,3 @@ def _nothing_left(inputs: Inputs, criterion: str, skipped: Iterable[str]) -> Lay
 
 def _listed(*, needs_data: bool, without: str = "") -> str:
     return ", ".join(name for name, known in CRITERIA.items() if known.needs_data == needs_data and name != without)
-
-

@@ -22,6 +22,7 @@ from surgeon.operate.inputs import Batches, Say, Subject, find_method, rounds
 from surgeon.operate.keeping import epochs_over, open_keeper, restored_course, taken
 from surgeon.operate.operation import Operation, operate, repeated
 from surgeon.operate.partner import Partner
+from surgeon.operate.phases import Phases, check_phases
 from surgeon.operate.position import Position, keep_operation, restored_position
 from surgeon.operate.record import Record
 from surgeon.operate.replay import replayed
@@ -43,6 +44,7 @@ from surgeon.operate.work import (
 from surgeon.progress import Track, no_progress
 from surgeon.tuning import BatchLoss, Metric, TuningConfig, make_accelerator
 from surgeon.tuning.accelerator import accumulation
+from surgeon.tuning.freeze import frozen_names
 
 
 @named_shortage()
@@ -156,7 +158,9 @@ def apply(
     teaching = find_teacher(model, teacher)
     measured = calibration if calibration is not None else train
     images = task.measured(measured)
-    subject = Subject(model, chosen, config, graph, images, accelerator.device, track, say)
+    frozen = frozen_names(model, settings.freeze)
+    subject = Subject(model, chosen, config, graph, images, accelerator.device, track, say, frozen)
+    check_phases(subject, plans, None if train is None else epochs)
     start = time.perf_counter()
     keeper = open_keeper(
         state,
@@ -196,7 +200,8 @@ def apply(
         )  # fmt: skip
         if not course.stages:
             finish(work, course, "original", None, start)
-        operation = Operation(work, subject, second, recalibrate)
+        phases = Phases(subject, epochs, taken(keeper, "phases")) if chosen.phases else None
+        operation = Operation(work, subject, second, recalibrate, phases)
         if keeper is not None:
             keep_operation(keeper, operation, course, measured)
         _run(operation, course, plans)
@@ -225,6 +230,7 @@ def _run(operation: Operation, course: Course, plans: Sequence[tuple[str, ...]])
         if work.keeper is not None:
             work.keeper.parts["round"] = position.state
         if kept is not None or operate(operation, course, one):
-            fine_tune(work, course, one.label, parameters.intersection(one.frozen), repeated(operation, course, one))
+            frozen, held = parameters.intersection(one.frozen), operation.held
+            fine_tune(work, course, one.label, frozen, repeated(operation, course, one), held)
             position = dataclasses.replace(position, last=number)
         kept = None

@@ -1,6 +1,6 @@
 """What a method is given: the targets that the user means, and what it measures on images."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ class Subject:
         device: where to measure.
         track: is told of every batch.
         say: is told what a reader should know while it measures.
+        frozen: names of parameters that fine-tuning leaves as they are.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Subject:
     device: torch.device
     track: Track
     say: Say
+    frozen: Collection[str] = ()
 
 
 def find_method(name: str) -> Method:
@@ -89,7 +91,19 @@ def measured_inputs(
         raise OptionError(
             f"The method {subject.method.name} mixes two networks and was given one.", "Name the other with --partner."
         )
-    inputs = Inputs(
+    return _measured(subject, plain_inputs(subject, targets, seed, left_alone, partner, progress))
+
+
+def plain_inputs(
+    subject: Subject,
+    targets: tuple[str, ...],
+    seed: int,
+    left_alone: Mapping[ChannelGroup, str],
+    partner: Mapping[str, Tensor] | None = None,
+    progress: float = 0.0,
+) -> Inputs:
+    """Return the inputs of one plan that measures nothing."""
+    return Inputs(
         subject.graph,
         targets,
         {key: tensor.detach() for key, tensor in subject.model.state_dict().items()},
@@ -97,8 +111,8 @@ def measured_inputs(
         partner=partner,
         progress=progress,
         left_alone=left_alone,
+        frozen=subject.frozen,
     )
-    return _measured(subject, inputs)
 
 
 def _measured(subject: Subject, inputs: Inputs) -> Inputs:

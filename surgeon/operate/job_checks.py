@@ -32,7 +32,15 @@ def check_fine_tuning(job: Job) -> None:
 
 def check_method(job: Job, name: str) -> None:
     method = find_method(name)
-    wanted = method.measures(make_config(method, job.options))
+    config = make_config(method, job.options)
+    if method.phases is not None and job.plan is None:
+        method.phases(config, job.epochs)
+        if job.plan_output is not None:
+            raise OptionError(
+                f"The plan of {name} is one step of its schedule, and could not be carried out by itself.",
+                "Leave --save-plan out.",
+            )
+    wanted = method.measures(config)
     if job.plan is not None:
         # Whatever it was measured on, or mixed with, is in it.
         return

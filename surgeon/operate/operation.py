@@ -14,9 +14,10 @@ from surgeon.operate.data_free import moves_values
 from surgeon.operate.inputs import Subject, measured_inputs
 from surgeon.operate.moments import forget
 from surgeon.operate.partner import Partner
+from surgeon.operate.phases import Phases
 from surgeon.operate.several import agreed
 from surgeon.operate.work import Round, Work, finish
-from surgeon.tuning import BetweenEpochs
+from surgeon.tuning import BetweenEpochs, Held
 from surgeon.tuning.freeze import frozen_names
 from surgeon.tuning.modes import frozen_batch_norms
 from surgeon.tuning.sharding import on_device
@@ -31,16 +32,25 @@ class Operation:
         subject: the network under its method.
         partner: the second network of a method that mixes two, or None.
         recalibrate: measure BatchNorm statistics anew after an operation.
+        phases: of a method that edits the network during fine-tuning alone, or None.
     """
 
     work: Work
     subject: Subject
     partner: Partner | None
     recalibrate: bool
+    phases: Phases | None = None
+
+    @property
+    def held(self) -> Held | None:
+        """What is held at zero during fine-tuning."""
+        return None if self.phases is None else self.phases.held
 
 
 def operate(operation: Operation, course: Course, one: Round) -> bool:
-    """Plan and execute one round's edits and recalibrate; return whether there was anything to edit."""
+    """Plan and execute one round's edits and recalibrate; return whether there was anything to edit, or will be."""
+    if operation.phases is not None:
+        return True
     start = time.perf_counter()
     made = _carry_out(operation, one, one.seed, 0.0)
     course.note(made)
@@ -55,6 +65,8 @@ def operate(operation: Operation, course: Course, one: Round) -> bool:
 
 def repeated(operation: Operation, course: Course, one: Round) -> BetweenEpochs | None:
     """Return what happens between the epochs of fine-tuning: the operation again, where the method's options say so."""
+    if operation.phases is not None:
+        return operation.phases.between_epochs(course, one)
     epochs, model, partner = operation.work.tuning.epochs, operation.subject.model, operation.partner
     every = getattr(operation.subject.config, "every", None)
     if not every:

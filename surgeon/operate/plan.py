@@ -1,6 +1,6 @@
 """What a method would do to a network in memory; nothing is changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ def plan(
     example_input: Any = None,
     graph: CouplingGraph | None = None,
     partner: nn.Module | None = None,
+    frozen: Collection[str] = (),
     track: Track = no_progress,
     say: Say = lambda text: None,
     **options: Any,
@@ -45,6 +46,7 @@ def plan(
         example_input: see `trace`.
         graph: the network's coupling graph; traced where there is none.
         partner: a second network of the same architecture, for methods that mix two.
+        frozen: names of parameters that fine-tuning will leave as they are; `reinit`, `repr` and `dsd` leave them too.
         track: is told of every batch.
         say: is told how long a slow measurement will take.
         options: the method's options.
@@ -61,7 +63,7 @@ def plan(
     config = make_config(chosen, options)
     graph = graph or trace(model, example_input)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    subject = Subject(model, chosen, config, graph, data, device, track, say)
+    subject = Subject(model, chosen, config, graph, data, device, track, say, frozen)
     course = Course()
     done: list[tuple[str, ...]] = []
     for place, targets in enumerate(rounds(chosen, graph, layers)):

@@ -65,7 +65,7 @@ def keep_operation(keeper: Keeper, operation: Operation, course: Course, images:
     Raises:
         CheckpointError: the state that the run goes on from is not one of such a run.
     """
-    subject, partner = operation.subject, operation.partner
+    subject, partner, phases = operation.subject, operation.partner, operation.phases
     kept = taken(keeper, "images")
     if kept is not None:
         with fitting_state():
@@ -74,4 +74,5 @@ def keep_operation(keeper: Keeper, operation: Operation, course: Course, images:
         "course": lambda: course_state(course, subject.graph),
         "images": lambda: place_of(images),
         "partner": lambda: None if partner is None else partner.state(),
+        "phases": lambda: None if phases is None else phases.state(),
     }

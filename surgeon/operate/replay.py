@@ -21,8 +21,14 @@ def replayed(plan: Plan) -> tuple[Method, Any]:
 
     Raises:
         OptionError: the plan is of an unknown method, or its options are unknown or out of range.
+        PlanError: it is one step of a method's schedule.
     """
     method = find_method(plan.method)
+    if method.phases is not None:
+        raise PlanError(
+            f"The plan is one step of the schedule of {plan.method}, and cannot take its place.",
+            f"Name the method itself: --method {plan.method}.",
+        )
     # A plan is carried out once.
     config = make_config(method, {name: value for name, value in plan.options.items() if name != "every"})
     decided = dataclasses.replace(

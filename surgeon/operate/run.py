@@ -33,6 +33,7 @@ from surgeon.progress import Track, count_images
 from surgeon.tuning import make_accelerator
 from surgeon.tuning.compiling import without_compiler
 from surgeon.tuning.config import CHANGEABLE
+from surgeon.tuning.freeze import frozen_names
 
 NOT_OF_THE_RESULT = {"workers", "download", *(name.replace("_", "-") for name in CHANGEABLE)}
 """Options that a run may be continued with another value of; of some, if it is allowed to."""
@@ -68,6 +69,7 @@ def _make_plan(job: Job, method: str, opened: Opened, track: Track, say: Say) ->
         seed=job.seed,
         graph=opened.graph,
         partner=opened.partner,
+        frozen=frozen_names(opened.model, job.tuning.freeze),
         track=track,
         say=say,
         **job.options,

@@ -21,7 +21,7 @@ from surgeon.operate.record import Record, Stage, StageName
 from surgeon.operate.stages import Figures, Gauge
 from surgeon.operate.task import Task
 from surgeon.progress import Track
-from surgeon.tuning import BetweenEpochs, EpochRecord, Score, Tuned, TuningConfig, tune
+from surgeon.tuning import BetweenEpochs, EpochRecord, Held, Score, Tuned, TuningConfig, tune
 
 OnStage = Callable[[Stage], None]
 OnEpoch = Callable[[EpochRecord], None]
@@ -76,6 +76,7 @@ def fine_tune(
     label: str | None,
     frozen: Collection[str],
     between_epochs: BetweenEpochs | None = None,
+    held: Held | None = None,
 ) -> None:
     """Fine-tune the network, where there are images to train on and epochs are asked for.
 
@@ -84,7 +85,8 @@ def fine_tune(
         course: what has happened so far; the epochs and the stage are added.
         label: the targets that were operated on before, in words; None where there were none.
         frozen: names of parameters that keep their values.
-        between_epochs: see `tune`.
+        between_epochs: see `tune`, likewise the next.
+        held: what is held at zero.
     """
     if work.train is None or work.tuning.epochs == 0:
         return
@@ -108,6 +110,7 @@ def fine_tune(
             between_epochs=between_epochs,
             on_epoch=work.on_epoch,
             track=work.track,
+            held=held,
             saving=saving,
             state=state,
         )

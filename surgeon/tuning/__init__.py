@@ -6,6 +6,7 @@ from surgeon.tuning.config import MIXED_PRECISIONS, MixedPrecision, TuningConfig
 from surgeon.tuning.distill import Objective, soft_target_loss
 from surgeon.tuning.evaluate import Scores, compare_logits, evaluate, logits
 from surgeon.tuning.figures import Metric, mean_loss, score_by
+from surgeon.tuning.held import Held
 from surgeon.tuning.loop import OnEpoch, tune
 from surgeon.tuning.optimizer import clear_moments, create_optimizer
 from surgeon.tuning.records import EpochRecord, Metrics, Score, Tuned
@@ -19,6 +20,7 @@ __all__ = [
     "BetweenEpochs",
     "EpochByEpoch",
     "EpochRecord",
+    "Held",
     "Metric",
     "Metrics",
     "MixedPrecision",

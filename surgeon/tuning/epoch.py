@@ -69,7 +69,7 @@ def _train(run: Run, epoch: Epoch, saving: Saving | None, stop: Stop) -> None:
     batches = remaining(run.train_loader, epoch.batches, reading, device)
     images = None if run.images is None else run.images - epoch.images
     losses = _Losses(run, epoch)
-    training = Training(epoch.number, run.config.epochs, losses.mean, epoch.images)
+    training = Training(epoch.number, run.config.epochs, losses.mean, epoch.images, run.held.phase)
     for batch in run.track(batches, f"epoch {epoch.number + 1}/{run.config.epochs}", images, training=training):
         if epoch.generators is not None:
             # Not before, since the order of the images may be drawn with the first batch.
@@ -146,6 +146,7 @@ def _step(run: Run, batch: Any, number: int) -> Tensor:
         if accelerator.sync_gradients:
             _check_used(run)
             _complete(run, number)
+            run.held.before_update(run.module)
             if clip_grad is not None:
                 accelerator.clip_grad_norm_(run.model.parameters(), clip_grad)
             _update(run)
@@ -159,6 +160,7 @@ def _update(run: Run) -> None:
     wrapped = run.accelerator.scaler is not None or run.accelerator.device.type == "xla"
     optimizer = run.optimizer if wrapped else run.optimizer.optimizer
     optimizer.step()
+    run.held.after_update(run.module)
     optimizer.zero_grad()
     run.updates += 1
     if run.schedule is not None:

@@ -20,6 +20,7 @@ from surgeon.tuning.distill import Objective
 from surgeon.tuning.epoch import train_epoch
 from surgeon.tuning.evaluate import evaluate
 from surgeon.tuning.freeze import frozen_names
+from surgeon.tuning.held import Held
 from surgeon.tuning.interruption import deferred_signals
 from surgeon.tuning.layout import channels_last, uses_channels_last
 from surgeon.tuning.loaders import own_loader
@@ -47,6 +48,7 @@ def tune(
     between_epochs: BetweenEpochs | None = None,
     on_epoch: OnEpoch | None = None,
     track: Track = no_progress,
+    held: Held | None = None,
     saving: Saving | None = None,
     state: State | Callable[[], State] | None = None,
 ) -> Tuned:
@@ -91,6 +93,7 @@ def tune(
             weights in place, and what it returns is recorded.
         on_epoch: called with the record of every epoch.
         track: called around the loaders, to show progress.
+        held: entries of the weights that are held at zero, and the phase; `between_epochs` may change both.
         saving: takes the state of the run before the first epoch, after every epoch and, where it says so, within them.
             With one, SIGINT and SIGTERM are obeyed after the next update, when the state was handed out.
         state: what `saving` took in an earlier run with the same arguments; this one then goes on from there, and ends
@@ -128,6 +131,7 @@ def tune(
                 teacher = stack.enter_context(on_device(teacher, accelerator.device)).eval()
             objective = make_objective(config, objective, teacher)
             run = prepare(model, train_loader, config, accelerator, objective, frozen, track)
+            run.held = Held() if held is None else held
             run.ema = Average(model, config.model_ema_decay, accelerator.device) if config.model_ema else None
             score = score or _scoring(val_loader, accelerator, track)
             begun = None if state is None else restore(run, state() if callable(state) else state)
@@ -201,6 +205,7 @@ def _score(run: Run, score: Score, epoch: Epoch, trained: tuple[float, int]) -> 
         seconds=epoch.seconds + time.perf_counter() - start,
         images_per_second=images / epoch.seconds,
         operation=epoch.operation,
+        phase=run.held.phase,
     )
     return record, scores.rank
 

@@ -64,6 +64,7 @@ class EpochRecord:
         images_per_second: training images a second, evaluation left out.
         operation: what `between_epochs` returned before this epoch.
         metrics: the figures of another task by name; empty for classification.
+        phase: what was trained, e.g. `sub-network`, where the fine-tuning has phases.
     """
 
     epoch: int
@@ -76,6 +77,7 @@ class EpochRecord:
     images_per_second: float
     operation: dict[str, Any] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    phase: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Tuned:
 
     Args:
         epochs: one record an epoch.
-        best_epoch: the first epoch with the best scores: the highest top-1, or what `Metrics.best_by` says.
+        best_epoch: the first epoch with the best scores: the highest top-1, or what `Metrics.best_by` says. An epoch in
+            which a part of the network was held at zero is none.
         best_state: the state dict after that epoch, copied to the CPU.
     """
 

@@ -20,6 +20,7 @@ from surgeon.tuning.accelerator import accumulation
 from surgeon.tuning.average import Average
 from surgeon.tuning.compiling import compiled
 from surgeon.tuning.config import TuningConfig
+from surgeon.tuning.held import Held
 from surgeon.tuning.interruption import Pending
 from surgeon.tuning.layout import channels_first, uses_channels_last
 from surgeon.tuning.loaders import own_loader
@@ -65,6 +66,7 @@ class Run:
         best_state: the state dict after it, on the CPU.
         outside: states of the generators outside of the epoch that is being trained; see `generator_states`.
         pending: of several processes, whether this one was asked to stop while it tuned; one alone is asked an epoch.
+        held: entries of the weights that are held at zero.
     """
 
     config: TuningConfig
@@ -88,6 +90,7 @@ class Run:
     best_state: dict[str, Tensor] = field(default_factory=dict)
     outside: dict[str, Any] = field(default_factory=dict)
     pending: Pending = field(default_factory=Pending)
+    held: Held = field(default_factory=Held)
 
     @property
     def lr(self) -> float:
@@ -102,6 +105,9 @@ class Run:
     def keep(self, record: EpochRecord, rank: float) -> None:
         """Take down an epoch that has ended, and its weights if it was the best."""
         self.epochs.append(record)
+        # A network without a part of it is a step on the way, not a result.
+        if self.held.masks and self.best_state:
+            return
         if rank > self.best_rank or not self.best_state:
             self.best_epoch, self.best_rank, self.best_state = record.epoch, rank, _copied(self.result)
 

@@ -24,6 +24,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "weight-evolution": {"alpha": 0.5, "beta": 0.5},
     "filter-grafting": {},
     "reinit": {"ratio": 0.5, "criterion": "l2"},
+    "repr": {},
+    "dsd": {},
 }
 
 

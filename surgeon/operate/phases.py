@@ -1,0 +1,173 @@
+"""The phases of a fine-tuning in which a method holds a part of the network at zero, and what that part was before."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from surgeon.edit.execute import execute
+from surgeon.edit.plan import Plan, Set
+from surgeon.edit.plan_file import encode
+from surgeon.edit.plan_reader import decode
+from surgeon.errors import DataError
+from surgeon.methods.base import Inputs, Phase
+from surgeon.methods.rounds import missing_rounds
+from surgeon.operate.course import Course
+from surgeon.operate.inputs import Subject, measured_inputs, plain_inputs
+from surgeon.operate.moments import forget
+from surgeon.operate.several import agreed
+from surgeon.operate.work import Round
+from surgeon.tuning import BetweenEpochs, Held, State, clear_moments
+from surgeon.tuning.state import fitting_state
+
+
+class Phases:
+    """The phases of a run whose method has some.
+
+    Args:
+        subject: the network under its method.
+        epochs: of fine-tuning.
+        state: what `state` returned in an earlier run with the same arguments, or None.
+
+    Attributes:
+        held: what is held at zero at the moment.
+
+    Raises:
+        OptionError: the phases do not fit into the epochs.
+        CheckpointError: the state is not one of this run.
+    """
+
+    def __init__(self, subject: Subject, epochs: int, state: State | None = None) -> None:
+        assert subject.method.phases is not None
+        self.held = Held()
+        self._subject = subject
+        self._epochs = epochs
+        self._phases = subject.method.phases(subject.config, epochs)
+        self._replaced: tuple[Set, ...] = ()
+        self.held.phase = self._phases[0].name
+        if state is not None:
+            with fitting_state():
+                tensors, text = state["replaced"]
+                self._hold(_sets(decode(tensors, text, "The run's state")))
+                self.held.phase = state["phase"]
+
+    def state(self) -> State:
+        """Return what decides how it goes on."""
+        named = Plan(self._subject.method.name, {}, (), self._replaced)
+        return {"phase": self.held.phase, "replaced": encode(named)}
+
+    def between_epochs(self, course: Course, one: Round) -> BetweenEpochs:
+        """Return what happens between the epochs: where a phase begins, its plan is made and carried out."""
+        remark = missing_rounds(self._subject.config, self._phases)
+        if remark is not None:
+            course.skipped[remark] = None
+        starts = {phase.start: phase for phase in self._phases[1:]}
+
+        def turn(epoch: int, optimizer: Optimizer) -> dict[str, Any] | None:
+            if epoch not in starts:
+                return None
+            made = self._begin(starts[epoch], one, optimizer)
+            course.note(made, epoch)
+            return {
+                "phase": starts[epoch].name,
+                "round": starts[epoch].round,
+                "edits": len(made.edits),
+                "figures": dict(made.figures),
+                "skipped": list(made.skipped),
+            }
+
+        return turn
+
+    def _begin(self, phase: Phase, one: Round, optimizer: Optimizer) -> Plan:
+        subject = self._subject
+        inputs = self._inputs(phase, one)
+        made = agreed(lambda: subject.method.make_plan(inputs, subject.config))
+        tensors = subject.model.state_dict()
+        replaced = tuple(_before(edit, tensors) for edit in _sets(made))
+        execute(subject.model, made)
+        # Whatever an optimizer does to entries without a gradient, it begins with them anew.
+        _clear(optimizer, subject.model, self.held.masks)
+        if phase.holds:
+            self._hold(replaced)
+            _clear(optimizer, subject.model, self.held.masks)
+        else:
+            forget(optimizer, subject.model, made)
+            self._hold(())
+        self.held.phase = phase.name
+        subject.say(f"From epoch {phase.start + 1} on the {phase.name} is trained{self._words(phase)}.")
+        return made
+
+    def _words(self, phase: Phase) -> str:
+        if not phase.holds:
+            return ""
+        entries = sum(int(mask.sum()) for mask in self.held.masks.values())
+        everything = sum(parameter.numel() for parameter in self._subject.model.parameters())
+        return f": round {phase.round}, {entries:,} of {everything:,} parameters are held at zero"
+
+    def _inputs(self, phase: Phase, one: Round) -> Inputs:
+        seed, progress = one.seed + phase.start, phase.start / self._epochs
+        if phase.holds:
+            return measured_inputs(self._subject, one.targets, seed, one.left_alone, None, progress).at(phase)
+        inputs = plain_inputs(self._subject, one.targets, seed, one.left_alone, None, progress)
+        return inputs.at(phase, {edit.tensor: edit for edit in self._replaced})
+
+    def _hold(self, replaced: tuple[Set, ...]) -> None:
+        """Hold the entries that were replaced, as far as they are trained."""
+        self._replaced = replaced
+        parameters = dict(self._subject.model.named_parameters(remove_duplicate=False))
+        self.held.hold({
+            edit.tensor: _mask(edit, parameters[edit.tensor]) for edit in replaced if edit.tensor in parameters
+        })  # fmt: skip
+
+
+def check_phases(subject: Subject, rounds: Sequence[tuple[str, ...]], epochs: int | None) -> None:
+    """Refuse what a method with phases could do nothing with, before any work is done.
+
+    Args:
+        subject: the network under its method.
+        rounds: the targets of every plan.
+        epochs: of fine-tuning; None without images to train on.
+
+    Raises:
+        DataError: there is nothing to train on.
+        SurgeonError: the phases do not fit into the epochs, or nothing could be edited.
+    """
+    method = subject.method
+    if method.phases is None:
+        return
+    if epochs is None:
+        raise DataError(
+            f"The method {method.name} edits the network while it is fine-tuned, and there are no images for that.",
+            "Give some: --data, or train= in Python.",
+        )
+    method.phases(subject.config, epochs)
+    for targets in rounds:
+        method.check(plain_inputs(subject, targets, 0, {}), subject.config)
+
+
+def _sets(plan: Plan) -> tuple[Set, ...]:
+    return tuple(edit for edit in plan.edits if isinstance(edit, Set))
+
+
+def _before(edit: Set, tensors: Mapping[str, Tensor]) -> Set:
+    """Return the edit that puts back what an edit is about to replace."""
+    tensor = tensors[edit.tensor].detach()
+    values = tensor.reshape(-1, edit.block_size)[edit.blocks.long().to(tensor.device)].flatten().cpu()
+    return Set(
+        edit.tensor, edit.blocks.cpu(), values, "put back", edit.filter_size, edit.columns, edit.block_size
+    )  # fmt: skip
+
+
+def _mask(edit: Set, parameter: Tensor) -> Tensor:
+    mask = torch.zeros(parameter.numel() // edit.block_size, edit.block_size, dtype=torch.bool)
+    mask[edit.blocks.long()] = True
+    return mask.view(parameter.shape)
+
+
+def _clear(optimizer: Optimizer, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Zero the optimizer's memory of the entries that are held."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        clear_moments(optimizer, parameters[name], mask.to(parameters[name].device))

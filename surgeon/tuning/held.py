@@ -1,0 +1,71 @@
+"""Entries of the weights that are held at zero while the rest of the network is trained."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from surgeon.processes.division import axis_of, local, part_of
+
+
+class Held:
+    """What is held, which may change between epochs, and what the network is called meanwhile.
+
+    An entry that is held has no gradient, neither for the norm that gradients are clipped to nor for the optimizer, and
+    is zero after every update, whatever the optimizer does by itself (weight decay, averages of its own).
+
+    Attributes:
+        phase: what is trained, in a word or two; None where a fine-tuning has no phases.
+    """
+
+    def __init__(self) -> None:
+        self.phase: str | None = None
+        self._masks: dict[str, Tensor] = {}
+        self._placed: dict[str, Tensor] = {}
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """By parameter name, bool of the parameter's shape on the CPU, true where it is held."""
+        return self._masks
+
+    def hold(self, masks: Mapping[str, Tensor]) -> None:
+        """Hold these entries, which are zero already, and no others.
+
+        Args:
+            masks: see `masks`.
+        """
+        self._masks = {name: mask for name, mask in masks.items() if bool(mask.any())}
+        self._placed = {}
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self.hold({})
+
+    @torch.no_grad()
+    def before_update(self, module: nn.Module) -> None:
+        """Take the held entries out of the gradients.
+
+        Args:
+            module: what is trained, which may be divided among processes.
+        """
+        for parameter, mask in self._parts(module):
+            if parameter.grad is not None:
+                local(parameter.grad).masked_fill_(mask, 0)
+
+    @torch.no_grad()
+    def after_update(self, module: nn.Module) -> None:
+        """Put the held entries back to zero."""
+        for parameter, mask in self._parts(module):
+            local(parameter).masked_fill_(mask, 0)
+
+    def _parts(self, module: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield each parameter of which something is held, with this process's part of the mask on its device."""
+        if not self._masks:
+            return
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if name not in self._masks:
+                continue
+            if name not in self._placed:
+                mask = self._masks[name]
+                self._placed[name] = local(part_of(mask, parameter, axis_of(parameter))).to(local(parameter).device)
+            yield parameter, self._placed[name]
