@@ -41,6 +41,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "channel-regeneration": {"every": 1},
     "filter-grafting": {"every": 1},
     "weight-evolution": {"loss": loss, "metric": figures},
+    "repr": {"epochs": 3, "s1": 1, "s2": 1, "n": 1, "ratio": 0.4, "tuning": {"opt": "adamw", "model_ema": True}},
+    "dsd": {"epochs": 3, "s1": 1, "s2": 1, "n": 1, "tuning": {"accumulate": 3}},
 }
 
 
@@ -69,7 +71,7 @@ def run_all() -> dict[str, Any]:
     """Return weights and record of every run; the processes do not even begin with the same weights."""
     results: dict[str, Any] = {}
     for method, given in RUNS.items():
-        options = {name: value for name, value in given.items() if name != "tuning"}
+        options = {name: value for name, value in given.items() if name not in ("tuning", "epochs")}
         model, partner = network(10 * index()), network(10 * index() + 1)
         networks = {"weights": model, "partner": partner} if method == "filter-grafting" else {"weights": model}
         record = surgeon.apply(
@@ -78,7 +80,7 @@ def run_all() -> dict[str, Any]:
             train=loader(images(29, 1), shuffle=True),
             val=loader(images(9, 2)),
             calibration=loader(images(29, 1)),
-            epochs=2,
+            epochs=given.get("epochs", 2),
             tuning=TuningConfig(
                 lr=0.05, smoothing=0.0 if "loss" in options else 0.1, clip_grad=2.0, **given.get("tuning", {})
             ),

@@ -207,6 +207,7 @@ def main(folder: Path) -> None:
     check(make_job(folder, "sofm", {}, layers=("one", "two"), teacher="original"), 8, 1)
     check(make_job(folder, "sofm", {"every": "1"}, layers=("two",), tuning=adam), 6, 2)
     check(make_job(folder, "filter-grafting", {"every": "1"}, partner=folder / "other.safetensors"), 6, 3)
+    check(make_job(folder, "repr", {"s1": "1", "s2": "1", "n": "1"}, tuning=adam), 6, 4)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from surgeon.checkpoint.tree_file import read_tree, write_tree
 from surgeon.errors import DataError, DivergenceError, OptionError
 from surgeon.processes import index
 from surgeon.processes.division import local
-from surgeon.tuning import Saving, TuningConfig, clear_moments, evaluate, make_accelerator, tune
+from surgeon.tuning import Held, Saving, TuningConfig, clear_moments, evaluate, make_accelerator, tune
 from surgeon.tuning.distill import Objective
 from surgeon.tuning.epoch import train_epoch
 from surgeon.tuning.run import Epoch, Run, prepare
@@ -69,10 +69,32 @@ def zero_a_filter(model: nn.Module) -> Callable[[int, Optimizer], dict[str, Any]
     return edit
 
 
+def hold(model: nn.Module, held: Held) -> Callable[[int, Optimizer], dict[str, Any]]:
+    """Hold a filter and single weights at zero in the second of three epochs."""
+
+    def edit(epoch: int, optimizer: Optimizer) -> dict[str, Any]:
+        if epoch == 2:
+            held.release()
+            return {}
+        masks = {name: torch.zeros(tensor.shape, dtype=torch.bool) for name, tensor in model.named_parameters()}
+        masks["0.weight"][1] = True
+        masks["1.weight"][1] = True
+        masks["8.weight"][:, ::2] = True
+        with torch.no_grad():
+            for name, tensor in model.named_parameters():
+                tensor.masked_fill_(masks[name], 0)
+                clear_moments(optimizer, tensor, masks[name])
+        held.hold(masks)
+        return {"held": 8}
+
+    return edit
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str], dict[str, Any]]] = {
     "sgd": (convolutions, {"FSDP_RESHARD_AFTER_FORWARD": "false"}, {"opt": "sgd", "clip_grad": 0.5, "accumulate": 2}),
     "adamw": (convolutions, LAYERS, {"opt": "adamw", "clip_grad": 0.5, "lr": 1e-3}),
     "average": (convolutions, LAYERS, {"opt": "lamb", "model_ema": True, "lr": 1e-2}),
+    "held": (convolutions, LAYERS, {"opt": "adamw", "clip_grad": 0.5, "lr": 1e-2, "model_ema": True}),
     "vit, sgd": (vit, BLOCKS, {"opt": "momentum", "clip_grad": 0.5, "freeze": ("patch_embed",)}),
     "vit, adamw": (vit, BLOCKS, {"opt": "adamw", "clip_grad": 0.5, "lr": 1e-3, "layer_decay": 0.7}),
 }
@@ -85,6 +107,8 @@ def tuned(case: str, **arguments: Any) -> dict[str, Any]:
     config = TuningConfig(**{"epochs": 3, "lr": 0.05, **options})
     accelerator = make_accelerator(accumulate=config.accumulate)
     accelerator.gradient_accumulation_steps = config.accumulate
+    held = Held()
+    edits = {"adamw": zero_a_filter(model), "average": zero_a_filter(model), "held": hold(model, held)}
     found = tune(
         model,
         shuffled(data(), batch_size=4),
@@ -92,7 +116,8 @@ def tuned(case: str, **arguments: Any) -> dict[str, Any]:
         config,
         accelerator=accelerator,
         teacher=teacher,
-        between_epochs=zero_a_filter(model) if case in ("adamw", "average") else None,
+        between_epochs=edits.get(case),
+        held=held,
         **arguments,
     )
     return {
