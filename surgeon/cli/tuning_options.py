@@ -70,6 +70,13 @@ loss_options = combined(
         "--teacher-temperature", type=float, default=4.0, show_default=True, help="Softens the teacher's answers."
     ),
     click.option(
+        "--orthogonal-loss",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Weight of a term of the loss: how much the filters of each convolution overlap.",
+    ),
+    click.option(
         "--model-ema", is_flag=True, help="Evaluate and write a moving average of the weights, not the last ones."
     ),
     click.option("--model-ema-decay", type=float, default=0.9998, show_default=True, help="Decay of that average."),

@@ -44,6 +44,7 @@ class TuningConfig:
         compile: train through torch.compile.
         teacher_weight: share of the teacher's soft targets in the loss, in [0, 1].
         teacher_temperature: temperature of the soft targets, above 0.
+        orthogonal_loss: λ of the orthogonal loss, at least 0, where 0 is none; see `WithOrthogonalLoss`.
         clip_grad: largest L2 norm of the gradient of all parameters, above 0, or None.
         freeze: names and globs of modules and parameters that keep their values; see `frozen_names`.
         layer_decay: factor of the learning rate from a layer to the one before it, in (0, 1], by timm's order of the
@@ -74,6 +75,7 @@ class TuningConfig:
     compile: bool = False
     teacher_weight: float = 0.5
     teacher_temperature: float = 4.0
+    orthogonal_loss: float = 0.0
     clip_grad: float | None = None
     freeze: tuple[str, ...] = ()
     layer_decay: float | None = None
@@ -98,6 +100,7 @@ class TuningConfig:
         _check("channels_last", self.channels_last, self.channels_last in SWITCHES, f"one of {', '.join(SWITCHES)}")
         _check("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "in [0, 1]")
         _check("teacher_temperature", self.teacher_temperature, 0 < self.teacher_temperature < float("inf"), "above 0")
+        _check("orthogonal_loss", self.orthogonal_loss, 0 <= self.orthogonal_loss < float("inf"), "at least 0")
         _check("clip_grad", self.clip_grad, self.clip_grad is None or self.clip_grad > 0, "above 0, or none")
         _check("layer_decay", self.layer_decay, self.layer_decay is None or 0 < self.layer_decay <= 1, "in (0, 1]")
         _check("seed", self.seed, self.seed >= 0, "at least 0")

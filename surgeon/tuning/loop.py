@@ -26,6 +26,7 @@ from surgeon.tuning.layout import channels_last, uses_channels_last
 from surgeon.tuning.loaders import own_loader
 from surgeon.tuning.mixing import Mixing
 from surgeon.tuning.modes import frozen_parameters
+from surgeon.tuning.orthogonal_loss import WithOrthogonalLoss
 from surgeon.tuning.records import EpochRecord, Score, Tuned, epoch_record
 from surgeon.tuning.run import BatchLoss, BetweenEpochs, Epoch, Run, prepare
 from surgeon.tuning.sharding import on_device
@@ -84,7 +85,7 @@ def tune(
             with the loss of classification only.
         objective: called as `objective(model, batch)` within autocast, the model in training mode and as the
             accelerator prepared it; it returns the mean loss over the images of the batch, a scalar with a gradient. By
-            default `Objective` with the options of `config`.
+            default `Objective` with the options of `config`. With `config.orthogonal_loss` that term is added.
         score: called as `score(model)` after every epoch; it returns `Scores` or `Metrics`, which say what is best. By
             default `evaluate` on `val_loader`.
         frozen: names of parameters that keep their values, beside those of `config.freeze`. A BatchNorm keeps its
@@ -162,6 +163,11 @@ def _begin(run: Run, number: int, between_epochs: BetweenEpochs | None) -> Epoch
 
 def make_objective(config: TuningConfig, own: BatchLoss | None, teacher: nn.Module | None) -> BatchLoss:
     """Return the loss of the options, or one's own where the options do not ask for what it would not know of."""
+    objective = _loss_of_batches(config, own, teacher)
+    return WithOrthogonalLoss(objective, config.orthogonal_loss) if config.orthogonal_loss else objective
+
+
+def _loss_of_batches(config: TuningConfig, own: BatchLoss | None, teacher: nn.Module | None) -> BatchLoss:
     if own is None:
         mixing = Mixing(config.mixup, config.cutmix) if config.mixes else None
         return Objective(config.smoothing, teacher, config.teacher_weight, config.teacher_temperature, mixing)

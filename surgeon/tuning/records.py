@@ -55,7 +55,7 @@ class EpochRecord:
     Args:
         epoch: number of the epoch, from 0.
         lr: learning rate of the epoch's first update.
-        train_loss: mean training loss, teacher and smoothing included.
+        train_loss: mean training loss, teacher, smoothing and orthogonal loss included.
         top1: top-1 on the validation images after the epoch, in percent; None where the task is not classification,
             like the next two.
         top5: top-5 on the validation images after the epoch, in percent.

@@ -27,6 +27,7 @@ from surgeon.tuning.loaders import own_loader
 from surgeon.tuning.mixing import check_mixable
 from surgeon.tuning.moments import whole_optimizer
 from surgeon.tuning.optimizer import create_optimizer
+from surgeon.tuning.orthogonal_loss import check_orthogonal_loss
 from surgeon.tuning.position import with_fresh_workers
 from surgeon.tuning.records import EpochRecord
 from surgeon.tuning.rehearsal import check_divided
@@ -195,6 +196,7 @@ def prepare(
         raise DataError("There is no batch of training images.", "Give more images, or a smaller batch size.")
     check_mixable(config, train_loader.batch_size)
     trained = trained_copy(model, accelerator.device)
+    check_orthogonal_loss(config, trained)
     if trained is not model:
         check_divided(config, accelerator.device)
     optimizer = create_optimizer(trained, config)

@@ -49,6 +49,7 @@ def test_the_defaults_are_those_of_the_configuration() -> None:
         (["--reprob", "1.5"], "random erasing is 1.5", "in [0, 1]"),
         (["--mixup", "-1"], "mixup is -1.0", "at least 0"),
         (["--model-ema", "--model-ema-decay", "1"], "model_ema_decay is 1.0", "in [0, 1)"),
+        (["--orthogonal-loss", "-1"], "orthogonal_loss is -1.0", "at least 0"),
         (["--layer-decay", "2"], "layer_decay is 2.0", "in (0, 1]"),
     ],
 )
@@ -79,6 +80,24 @@ def test_frozen_stages_keep_every_bit(monkeypatch: pytest.MonkeyPatch, tiny: Pat
     assert "fc.weight" not in kept
     tuning = json.loads(result.with_suffix(".json").read_text())["tuning"]
     assert (tuning["freeze"], tuning["layer_decay"]) == (["layer1", "*bn1"], 0.5)
+
+
+@pytest.mark.parametrize("arguments", [("apply", "--method", "channel-regeneration", "--every", "1"), ("finetune",)])
+def test_the_orthogonal_loss_goes_with_every_run_and_replays(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, arguments: tuple[str, ...]
+) -> None:
+    command, *method = arguments
+    results = {name: tiny.with_name(f"{name}.safetensors") for name in ("without", "with", "again")}
+    for name, more in (("without", ()), ("with", ("--orthogonal-loss", "0.01"))):
+        given = [tiny, *method, *SMALL, "--epochs", "2", *more, "-o", results[name]]
+        assert call(monkeypatch, command, *given) == 0
+    recipe = results["with"].with_suffix(".json")
+    assert call(monkeypatch, command, tiny, "--recipe", recipe, "-o", results["again"]) == 0
+    record, plain = json.loads(recipe.read_text()), json.loads(results["without"].with_suffix(".json").read_text())
+    assert (record["tuning"]["orthogonal_loss"], plain["tuning"]["orthogonal_loss"]) == (0.01, 0.0)
+    assert record["epochs"][0]["train_loss"] > plain["epochs"][0]["train_loss"] + 1
+    one, other = load_file(results["with"]), load_file(results["again"])
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_images_on_the_device_train_and_replay_and_are_refused_where_they_cannot_be_there(

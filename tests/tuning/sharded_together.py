@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from surgeon.checkpoint.tree_file import read_tree, write_tree
 from surgeon.errors import DataError, DivergenceError, OptionError
-from surgeon.processes import index
+from surgeon.processes import count, index
 from surgeon.processes.division import local
 from surgeon.tuning import Held, Saving, TuningConfig, clear_moments, evaluate, make_accelerator, tune
 from surgeon.tuning.distill import Objective
@@ -210,6 +210,14 @@ def refused(network: Callable[[], nn.Module] = Scaled, **options: Any) -> str:
     return ""
 
 
+def penalized() -> dict[str, torch.Tensor]:
+    """Return the weights that whole networks learn with the orthogonal loss; the last batch cannot be halved."""
+    model, loader = convolutions(), shuffled(data(21), batch_size=8 // count())
+    config = TuningConfig(epochs=2, lr=0.05, accumulate=2, orthogonal_loss=0.05)
+    tune(model, loader, DataLoader(data(9), batch_size=4), config, accelerator=make_accelerator())
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
 def run_all() -> dict[str, Any]:
     """Return what comes out, by kind and case."""
     found: dict[str, Any] = {kind: {} for kind in FSDP}
@@ -218,6 +226,8 @@ def run_all() -> dict[str, Any]:
             found["whole"][case] = tuned(case)
         with launched_with(**configuration):
             found["divided"][case] = tuned(case)
+    with launched_with():
+        found["penalized"] = penalized()
     with launched_with(**LAYERS):
         found["resumed"] = resumed(Path(os.environ["FOLDER"]))
     with launched_with(**BLOCKS):
@@ -228,6 +238,7 @@ def run_all() -> dict[str, Any]:
         found["tied in two units"] = refused(Tied)
     with launched_with(FSDP_AUTO_WRAP_POLICY="NO_WRAP"):
         found["tied in one unit"] = refused(Tied)
+        found["orthogonal loss"] = refused(network, orthogonal_loss=0.1)
         found["frozen scalar"] = refused(freeze=("scale",))
         found["scalar"] = refused()
         found["channels last"] = refused(freeze=("scale",), channels_last="yes")

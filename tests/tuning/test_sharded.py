@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import DistributedType
-from sharded_together import CASES, run_all
+from sharded_together import CASES, penalized, run_all
 from together import together
 
 from surgeon.errors import OptionError
@@ -33,6 +33,13 @@ def test_divided_networks_learn_what_whole_ones_do(both, case: str) -> None:
         assert (divided["modes"], divided["trained"]) == (whole["modes"], whole["trained"])
     first, second = (own["divided"][case]["weights"] for own in both)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_orthogonal_loss_of_two_processes_is_that_of_one(both) -> None:
+    alone = penalized()
+    for own in both:
+        torch.testing.assert_close(own["penalized"], alone, rtol=1e-6, atol=1e-6)
+    assert all(torch.equal(own["penalized"][name], both[0]["penalized"][name]) for own in both for name in alone)
 
 
 @pytest.mark.parametrize("kind", ["weights", "gradients", "moments"])
@@ -64,6 +71,7 @@ def test_what_cannot_be_divided_is_refused(both) -> None:
         assert own["optimizer"]["lookahead_radam"] == ""
         assert own["tied in two units"].startswith("FSDP cannot divide the network as it is configured")
         assert own["tied in one unit"] == ""
+        assert own["orthogonal loss"].startswith("The orthogonal loss compares all filters of a layer, and FSDP")
 
 
 def test_an_accelerator_that_divides_by_itself_is_refused() -> None:

@@ -75,6 +75,10 @@ def test_a_run_goes_on_bitwise_from_any_of_its_states(fit):
     check_every_state(fit, places=(0, 1, 3, 4, 6, 11))
 
 
+def test_a_run_with_the_orthogonal_loss_goes_on_bitwise(fit):
+    check_every_state(fit, dataclasses.replace(CONFIG, epochs=2, orthogonal_loss=0.01), places=(0, 2, 4))
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "lamb", "lookahead_adam", "adahessian", "madgrad", "adafactor"])
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
 def test_the_memory_of_every_optimizer_comes_back(fit, optimizer):
