@@ -129,3 +129,8 @@ def resnet56(num_classes: int = 10, in_chans: int = 3) -> CifarResNet:
 def resnet110(num_classes: int = 10, in_chans: int = 3) -> CifarResNet:
     """ResNet-110, 1.7 million parameters."""
     return CifarResNet(18, num_classes, in_chans)
+
+
+def resnet182(num_classes: int = 10, in_chans: int = 3) -> CifarResNet:
+    """ResNet-182, 2.9 million parameters."""
+    return CifarResNet(30, num_classes, in_chans)
