@@ -1,5 +1,6 @@
 """`surgeon apply CHECKPOINT --method NAME`."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,22 +9,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from surgeon.cli.exemplar_options import data_free_tuning, exemplar_job, exemplar_options, first_words
+from surgeon.cli.jobs import check_argument, start_options, tuning_job
 from surgeon.cli.options import (
     CHECKPOINT,
     arch_option,
     combined,
     data_options,
-    example_images,
     json_option,
     layers_option,
-    open_images,
     output_options,
     seed_option,
     weights_option,
 )
-from surgeon.cli.recipes import method_settings, recipe_of, recipe_option
+from surgeon.cli.recipes import method_settings, recipe_option
 from surgeon.cli.running import run_and_show, tensorboard_option
-from surgeon.cli.tuning_options import tuning_config, tuning_options
+from surgeon.cli.tuning_options import tuning_options
 from surgeon.cli.unused_options import (
     NOT_WRITTEN_BY_A_DRY_RUN,
     refuse_unused,
@@ -75,7 +75,7 @@ def open_given_plan(path: Path, method: str | None, others: Mapping[str, Any]) -
 
 
 @click.command(name="apply")
-@click.argument("checkpoint", type=CHECKPOINT)
+@click.argument("checkpoint", type=CHECKPOINT, required=False)
 @click.option("--method", metavar="NAME", help="The method; `surgeon methods` lists them.")
 @click.option(
     "--plan", "plan_path", type=CHECKPOINT, help="Carry out a saved plan instead; it fixes method and options."
@@ -85,6 +85,7 @@ def open_given_plan(path: Path, method: str | None, others: Mapping[str, Any]) -
 @click.option("--every", type=click.IntRange(1), help="Repeat the operation every so many epochs.")
 @method_options
 @click.option("--partner", type=CHECKPOINT, help="A second checkpoint of the same architecture, to mix with.")
+@start_options
 @arch_option
 @weights_option
 @data_options(hold_out=0.1)
@@ -105,19 +106,16 @@ def open_given_plan(path: Path, method: str | None, others: Mapping[str, Any]) -
 @click.pass_context
 def command(
     ctx: click.Context,
-    checkpoint: Path,
+    checkpoint: Path | None,
     method: str | None,
     plan_path: Path | None,
     layers: tuple[str, ...],
     settings: tuple[str, ...],
     every: int | None,
     partner: Path | None,
-    arch: str | None,
-    weights: str | None,
+    init: str,
     epochs: int,
     teacher: str | None,
-    output: Path | None,
-    overwrite: bool,
     no_recalibrate: bool,
     dry_run: bool,
     save_plan: Path | None,
@@ -131,6 +129,7 @@ def command(
     \b
     surgeon apply --method sofm --layers layer4 resnet50.safetensors --data IMAGES --epochs 3
     """
+    check_argument(ctx)
     short = {name: values[name] for name in METHOD_OPTIONS} | {"every": every}
     options, changed = method_settings(ctx, settings, short)
     if save_plan is not None and not dry_run:
@@ -139,12 +138,12 @@ def command(
         refuse_unused(ctx, NOT_WRITTEN_BY_A_DRY_RUN, "with --dry-run, which writes nothing but a plan")
     refuse_unused_of_data(ctx, values["data"])
     # The plan of a dry run, and one without fine-tuning and recalibration, has measured what it needs.
-    if values["data"] is None and (plan_path is None or not (dry_run or (no_recalibrate and not epochs))):
+    made = values["data"] is None and init == "checkpoint"
+    if made and (plan_path is None or not (dry_run or (no_recalibrate and not epochs))):
         say(first_words(values, epochs, only_plan=dry_run))
     from surgeon.cli import render
     from surgeon.cli.live import View
     from surgeon.data.synthetic import is_synthetic
-    from surgeon.operate.job import Job
     from surgeon.operate.record import plan_dict
     from surgeon.operate.run import plan_job
 
@@ -157,30 +156,13 @@ def command(
     if is_synthetic(values["data"]):
         teacher = data_free_tuning(ctx, values, teacher)
     refuse_unused_of_tuning(ctx, values, teacher)
-    job = Job(
-        checkpoint=checkpoint,
+    job = dataclasses.replace(
+        tuning_job(ctx, values, teacher, changed),
         method=method,
         options=options,
         layers=layers,
-        arch=arch,
-        images=None if values["data"] is None else lambda model: open_images(model, values, seed),
-        example=lambda model: example_images(model, values["input_size"]),
-        output=output,
-        overwrite=overwrite,
-        epochs=epochs,
-        tuning=tuning_config(values, epochs, seed),
-        teacher=teacher,
         partner=partner,
         recalibrate=not no_recalibrate,
-        seed=seed,
-        batch_size=values["batch_size"],
-        workers=values["workers"],
-        device_data=values["device_data"],
-        weights=weights,
-        recipe=recipe_of(ctx, {**values, "teacher": teacher, **changed}),
-        save_every=values["save_every"],
-        restart=values["restart"],
-        resume_changed=values["resume_changed"],
         plan=stored,
         plan_output=save_plan,
         exemplars=exemplar_job(values, seed) if values["data"] is None else None,

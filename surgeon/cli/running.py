@@ -89,5 +89,5 @@ def _events(job: Job, directory: Path) -> Events:
             "Install it with `pip install tensorboard`, or leave --tensorboard out.",
         ) from error
     asked = {"method": job.method, "options": dict(job.options), "layers": job.layers, "teacher": job.teacher}
-    files = {"checkpoint": job.checkpoint, "output": job.result, "batch_size": job.batch_size}
+    files = {"checkpoint": job.checkpoint, "init": job.init, "output": job.result, "batch_size": job.batch_size}
     return Events(directory, {**files, **asked, "tuning": dataclasses.asdict(job.tuning)})

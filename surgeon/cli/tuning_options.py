@@ -63,6 +63,7 @@ schedule_options = combined(
 loss_options = combined(
     click.option("--smoothing", type=float, default=0.0, show_default=True, help="Label smoothing."),
     click.option("--teacher", metavar="original|CKPT", help="Distil from the checkpoint as it came, or from another."),
+    click.option("--teacher-arch", metavar="ARCH", help="The architecture of --teacher CKPT, where it is another."),
     click.option(
         "--teacher-weight", type=float, default=0.5, show_default=True, help="The teacher's share of the loss."
     ),

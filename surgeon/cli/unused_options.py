@@ -75,6 +75,8 @@ def refuse_unused_of_tuning(ctx: click.Context, values: Mapping[str, Any], teach
         refuse_unused(ctx, ["model_ema_decay"], "without --model-ema")
     if teacher is None:
         refuse_unused(ctx, ["teacher_weight", "teacher_temperature"], "without --teacher")
+    if teacher in (None, "original"):
+        refuse_unused(ctx, ["teacher_arch"], "without --teacher CKPT")
     sched = values["sched"]
     if sched != "multistep":
         refuse_unused(ctx, ["decay_milestones"], f"with --sched {sched}: it is for multistep")

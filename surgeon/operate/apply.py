@@ -66,6 +66,7 @@ def apply(
     plan: Plan | None = None,
     recalibrate: bool = True,
     reference: nn.Module | None = None,
+    compared: bool = True,
     synthetic: bool = False,
     seed: int = 0,
     example_input: Any = None,
@@ -115,6 +116,7 @@ def apply(
             then the plan's, and the arguments of these names are not looked at.
         recalibrate: measure the BatchNorm statistics anew after the operation, where there is data.
         reference: the network that answers are compared with for agreement and drift; `model` as it came by default.
+        compared: measure agreement and drift; False for a network that came with random weights, say.
         synthetic: `train` and `calibration` are images that nobody took. Their labels are no measure then: the scores
             of the epochs, where there is no `val`, are agreement with and drift from the network as it came, and no
             epoch is the best.
@@ -186,7 +188,7 @@ def apply(
     )
     if keeper is not None and keeper.state is not None:
         on_resume(epochs_over(keeper.state))
-    gauge = make_gauge(model, task, val, images, accelerator, track, reference)
+    gauge = make_gauge(model, task, val, images if compared else None, accelerator, track, reference)
     course = restored_course(taken(keeper, "course"), graph)
     course.note_changes(() if keeper is None else keeper.changes)
     with contextlib.ExitStack() as stack:

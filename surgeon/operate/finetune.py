@@ -52,6 +52,7 @@ def finetune(
     teacher: nn.Module | str | None = None,
     frozen: Collection[str] = (),
     reference: nn.Module | None = None,
+    compared: bool = True,
     synthetic: bool = False,
     seed: int = 0,
     accelerator: Accelerator | None = None,
@@ -84,7 +85,7 @@ def finetune(
         tuning: all other options of fine-tuning; its `epochs` and `seed` are replaced by the arguments.
         teacher: `original` distils from the network as it came, a module from that one.
         frozen: names of parameters that keep their values; see `tune`.
-        reference: see `apply`, likewise the next.
+        reference: see `apply`, likewise the next two.
         synthetic: `train` and `calibration` are images that nobody took.
         seed: seed of everything random.
         accelerator: device and precision; one is made where none is given.
@@ -126,7 +127,7 @@ def finetune(
     images = calibration if calibration is not None else train
     if keeper is not None and keeper.state is not None:
         on_resume(epochs_over(keeper.state))
-    gauge = make_gauge(model, task, val, images, accelerator, track, reference)
+    gauge = make_gauge(model, task, val, images if compared else None, accelerator, track, reference)
     work = Work(
         model, task, accelerator, train, val, settings, teaching, synthetic, seed, gauge, track, on_stage, on_epoch,
         on_best, keeper,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from surgeon.tuning import TuningConfig
 from surgeon.tuning.config import Switch
 
 OpenImages = Callable[[nn.Module], ImageData]
+Init = Literal["checkpoint", "random"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,11 @@ class ExemplarJob:
 
 @dataclass(frozen=True)
 class Job:
-    """What to do with one checkpoint file.
+    """What to do with one checkpoint file, or with a network that begins at random.
 
     Attributes:
-        checkpoint: path of the input, which is never written to.
+        checkpoint: path of the input, which is never written to; None where the network is that of `arch` and begins at
+            random.
         method: name of the method; None fine-tunes and operates on nothing.
         options: its options, as text or values.
         layers: module names and globs.
@@ -50,11 +52,12 @@ class Job:
         images: opens the data set for a network; None where there are no images.
         example: gives an input of the size that the network takes, for tracing.
         output: path of the result; where it is None, `<stem>-<method>.safetensors` beside the input, or
-            `<stem>-finetuned.safetensors` without a method.
+            `<stem>-finetuned.safetensors` without a method. Without an input the stem is the architecture's name, and
+            the result is in the current folder.
         overwrite: replace outputs that exist.
         epochs: epochs of fine-tuning.
         tuning: its other options.
-        teacher: `original`, the path of a checkpoint of the same architecture, or None.
+        teacher: `original`, which is the checkpoint's network as it came, the path of another checkpoint, or None.
         partner: path of a second checkpoint of the same architecture, for methods that mix two.
         recalibrate: measure BatchNorm statistics anew after the operation.
         seed: seed of everything random.
@@ -71,9 +74,12 @@ class Job:
         restart: begin anew, even where an interrupted run of the same job could be continued.
         notes: what a reader of the results should know about what was asked for.
         resume_changed: continue one even where it began with other values of options that may change; see `apply`.
+        init: the weights that the network starts with: the checkpoint's, or random ones, which `seed` decides. Of the
+            checkpoint there are then only its architecture, the teacher `original`, and what answers are compared with.
+        teacher_arch: the architecture of the teacher's file, where it is another than `arch`.
     """
 
-    checkpoint: Path
+    checkpoint: Path | None
     method: str | None
     options: Mapping[str, Any]
     layers: tuple[str, ...]
@@ -100,13 +106,18 @@ class Job:
     restart: bool = False
     resume_changed: bool = False
     notes: tuple[str, ...] = ()
+    init: Init = "checkpoint"
+    teacher_arch: str | None = None
 
     @property
     def result(self) -> Path:
         """Where the fine-tuned network goes."""
-        return self.output or self.checkpoint.with_name(
-            f"{self.checkpoint.stem}-{self.method or 'finetuned'}.safetensors"
-        )
+        if self.output is not None:
+            return self.output
+        done = self.method or "finetuned"
+        if self.checkpoint is None:
+            return Path(f"{str(self.arch).rpartition(':')[2]}-{done}.safetensors")
+        return self.checkpoint.with_name(f"{self.checkpoint.stem}-{done}.safetensors")
 
     @property
     def best(self) -> Path:

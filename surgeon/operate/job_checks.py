@@ -62,7 +62,7 @@ def check_outputs(job: Job) -> None:
         OutputError: a path exists, is the input, or is not for .safetensors.
     """
     _check_suffix(job.result, "-o")
-    if job.result.resolve() == job.checkpoint.resolve():
+    if job.checkpoint is not None and job.result.resolve() == job.checkpoint.resolve():
         raise OutputError(f"The output {job.result} is the input itself.", "Give another name with -o.")
     if job.plan is not None and job.plan.path.resolve() in (job.result.resolve(), job.best.resolve()):
         raise OutputError(f"The output {job.result} would replace the plan.", "Give another name with -o.")
@@ -74,8 +74,8 @@ def check_outputs(job: Job) -> None:
 
 def _check_plan_output(job: Job, path: Path) -> None:
     _check_suffix(path, "--save-plan")
-    others = [job.checkpoint, *(() if job.plan is None else (job.plan.path,))]
-    if path.resolve() in [other.resolve() for other in others]:
+    others = [job.checkpoint, None if job.plan is None else job.plan.path]
+    if path.resolve() in [other.resolve() for other in others if other is not None]:
         raise OutputError(f"The plan's output {path} is an input.", "Give another name with --save-plan.")
     refuse_existing(path, job.overwrite)
 
@@ -111,12 +111,12 @@ def check_exemplars(job: Job, model: nn.Module, wanted: ExemplarJob) -> None:
         )
 
 
-def check_foreign(data: ImageData, checkpoint: Checkpoint, teacher: Checkpoint | None) -> None:
+def check_foreign(data: ImageData, network: str, teacher: Checkpoint | None) -> None:
     """Refuse exemplars of another network that does not teach: an edited one would learn from what is wrong with it.
 
     Args:
-        data: exemplars that were made from another checkpoint than this.
-        checkpoint: of the network.
+        data: exemplars that were made from another checkpoint than the network's.
+        network: what the network's weights are those of, in words.
         teacher: what the teacher was read from, or None where that is the network as it came.
 
     Raises:
@@ -126,8 +126,8 @@ def check_foreign(data: ImageData, checkpoint: Checkpoint, teacher: Checkpoint |
     remedy = f"Name the checkpoint that they were made from: --teacher CKPT, whose SHA-256 begins with {digest[:12]}."
     if teacher is None:
         raise DataError(
-            f"The data {data.name} was synthesized from another checkpoint than {checkpoint.path}, which would be its "
-            "own teacher and its own measure.",
+            f"The data {data.name} was synthesized from another checkpoint than {network}, which would be its own "
+            "teacher and its own measure.",
             remedy,
         )
     if teacher.sha256 != digest:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import nn
 
 from surgeon.checkpoint import Checkpoint, open_checkpoint
@@ -31,6 +30,7 @@ from surgeon.operate.job_loaders import leaves_single_image
 from surgeon.operate.make_exemplars import Making, make_exemplars, prepare_exemplars
 from surgeon.operate.replay import rehearse
 from surgeon.operate.several import batch_notes
+from surgeon.operate.start import Start, open_raw_images, open_start
 from surgeon.progress import Track
 
 
@@ -39,11 +39,11 @@ class Opened:
     """Everything that a job names, opened and found fit for it.
 
     Attributes:
-        model: the checkpoint's network.
-        checkpoint: what was read.
+        model: the network that the job works on.
+        checkpoint: what was read; None without a checkpoint.
         graph: its coupling graph; None where nothing is operated on.
         teacher: `original`, a network, or None.
-        reference: the network that the answers are compared with; None for the checkpoint's own as it came.
+        reference: the network that the answers are compared with; None for the job's own as it came.
         partner: the second network, or None.
         partner_file: path and SHA-256 of its file, or nothing.
         data: the images; None where there are none.
@@ -51,7 +51,7 @@ class Opened:
     """
 
     model: nn.Module
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
     graph: CouplingGraph | None
     teacher: nn.Module | str | None
     reference: nn.Module | None
@@ -59,6 +59,16 @@ class Opened:
     partner_file: Mapping[str, str]
     data: ImageData | None
     notes: tuple[str, ...]
+
+    @property
+    def source(self) -> dict[str, str]:
+        """Path and SHA-256 of the checkpoint's file; nothing without one."""
+        return {} if self.checkpoint is None else {"path": str(self.checkpoint.path), "sha256": self.checkpoint.sha256}
+
+    @property
+    def compared(self) -> bool:
+        """Whether there are answers to compare the network's with; those of random weights mean nothing."""
+        return self.checkpoint is not None or self.reference is not None
 
 
 def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Opened:
@@ -78,29 +88,37 @@ def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Op
     else:
         check_method(job, job.method)
     check_outputs(job)
-    model, checkpoint = open_checkpoint(job.checkpoint, job.arch, job.weights)
+    start = open_start(job)
+    model, checkpoint = start.model, start.checkpoint
     check_tuning(job, model)
     making, undecided = _making(job, model, only_plan)
     graph = _graph(job, model)
-    teacher, taught_by = _teacher(job)
+    teacher, taught_by = _teacher(job, start)
     partner, partner_file, partner_notes = _partner(job, model)
-    data = _open_images(job, model)
+    data = _open_images(job, start)
     if undecided is not None and plan_needs_images(job, model, graph, partner):
         making = _prepared(job, undecided, model)
     if making is not None:
+        # Without a checkpoint there are images; see `check_start`.
+        assert checkpoint is not None
         data = make_exemplars(job, making, model, graph, checkpoint, keep=not only_plan, track=track, say=say)
     if data is not None:
         check_count(job, model, data)
-    notes = (*job.notes, *checkpoint.notes, *_precision_notes(checkpoint, model), *partner_notes)
+    notes = (*job.notes, *start.notes, *partner_notes)
     notes += () if taught_by is None else taught_by.notes
-    reference = None
+    reference = start.original
     if data is not None:
         notes += (*data.notes, *data.training_notes, *_batch_notes(job, model, data))
-        if data.source.get("checkpoint_sha256", checkpoint.sha256) != checkpoint.sha256:
+        own = None if checkpoint is None else checkpoint.sha256
+        if data.source.get("checkpoint_sha256", own) != own:
+            network = "the random weights" if checkpoint is None else str(checkpoint.path)
             if not only_plan:
-                check_foreign(data, checkpoint, taught_by)
+                check_foreign(data, network, taught_by)
             reference = teacher if isinstance(teacher, nn.Module) else None
-            notes += (_foreign_note(data, checkpoint, taught_by),)
+            notes += (_foreign_note(data, network, taught_by),)
+        elif checkpoint is None and not data.real:
+            # The answers of a teacher are all that there is to be learnt.
+            reference = teacher if isinstance(teacher, nn.Module) else None
     if job.plan is not None:
         notes += job.plan.notes
     if not only_plan:
@@ -140,12 +158,11 @@ def _graph(job: Job, model: nn.Module) -> CouplingGraph | None:
     return graph
 
 
-def _open_images(job: Job, model: nn.Module) -> ImageData | None:
-    if job.images is None:
+def _open_images(job: Job, start: Start) -> ImageData | None:
+    model = start.model
+    data = start.data if start.data is not None else open_raw_images(job, model)
+    if data is None:
         return None
-    with PartialState().local_main_process_first():
-        # What has to be fetched or unpacked is then done once on every machine.
-        data = job.images(model)
     check_classes(data, num_outputs(model))
     if data.source["kind"] == EXEMPLARS:
         images = torch.zeros(1, job.example(model).shape[1], *data.source["size"])
@@ -153,11 +170,13 @@ def _open_images(job: Job, model: nn.Module) -> ImageData | None:
     return data
 
 
-def _teacher(job: Job) -> tuple[nn.Module | str | None, Checkpoint | None]:
+def _teacher(job: Job, start: Start) -> tuple[nn.Module | str | None, Checkpoint | None]:
     """Return the teacher, and its file where it has one of its own."""
+    if job.teacher == "original" and start.original is not None:
+        return start.original, None
     if job.teacher is None or job.teacher == "original":
         return job.teacher, None
-    return open_checkpoint(Path(job.teacher), job.arch)
+    return open_checkpoint(Path(job.teacher), job.teacher_arch or job.arch)
 
 
 def _partner(job: Job, model: nn.Module) -> tuple[nn.Module | None, dict[str, str], tuple[str, ...]]:
@@ -174,25 +193,8 @@ def _partner(job: Job, model: nn.Module) -> tuple[nn.Module | None, dict[str, st
     return partner, {"path": str(job.partner), "sha256": checkpoint.sha256}, checkpoint.notes
 
 
-def _precision_notes(checkpoint: Checkpoint, model: nn.Module) -> list[str]:
-    """Return a note where the result's weights are not of the file's type.
-
-    They stay as they were computed: the record's figures are theirs, and rounding them again could overflow.
-    """
-    stored, own = (
-        {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.is_floating_point()}
-        for tensors in (checkpoint.tensors, model.state_dict())
-    )
-    if stored <= own:
-        return []
-    return [
-        f"{checkpoint.path} stores weights in {' and '.join(sorted(stored - own))}; they are computed with and written "
-        f"in {' and '.join(sorted(own))}, which loads into a network of either."
-    ]
-
-
-def _foreign_note(data: ImageData, checkpoint: Checkpoint, teacher: Checkpoint | None) -> str:
-    made = f"The data {data.name} was synthesized from another checkpoint than {checkpoint.path}"
+def _foreign_note(data: ImageData, network: str, teacher: Checkpoint | None) -> str:
+    made = f"The data {data.name} was synthesized from another checkpoint than {network}"
     if teacher is None:
         return f"{made}."
     return f"{made}: agreement and drift are measured against that one, which is the teacher {teacher.path}."

@@ -26,6 +26,7 @@ from surgeon.operate.job_inputs import Opened, open_job
 from surgeon.operate.job_loaders import loader, training_loader
 from surgeon.operate.plan import plan
 from surgeon.operate.record import Record, Stage
+from surgeon.operate.start import check_start
 from surgeon.operate.stored_plan import save_plan
 from surgeon.operate.work import OnEpoch, OnResume, OnStage
 from surgeon.processes import is_main
@@ -51,6 +52,7 @@ def plan_job(job: Job, track: Track, say: Say) -> Plan:
     """
     if job.method is None:
         raise OptionError("Fine-tuning alone has no plan.", "Name a method.")
+    check_start(job)
     make_accelerator(job.tuning.mixed_precision)
     opened = open_job(job, track, say, only_plan=True)
     made = _make_plan(job, job.method, opened, track, say) if job.plan is None else job.plan.plan
@@ -100,8 +102,9 @@ def run_job(
     Raises:
         SurgeonError: its inputs cannot be used, or its outputs not be written; see `apply`.
     """
+    # Outputs are named after the architecture and the method.
+    check_start(job)
     if job.method is not None:
-        # Outputs are named after it.
         find_method(job.method)
     accelerator = make_accelerator(job.tuning.mixed_precision, accumulate=job.tuning.accumulate)
     with claimed(job):
@@ -141,6 +144,7 @@ def _run(
         "tuning": settings,
         "teacher": opened.teacher,
         "reference": opened.reference,
+        "compared": opened.compared,
         "synthetic": data is not None and not data.real,
         "seed": job.seed,
         "accelerator": accelerator,
@@ -176,10 +180,10 @@ def _run(
         )
     own_notes = record.notes
     remarks = [f"The best epoch was {epoch + 1}; its weights are in {job.best}." for epoch, _ in best]
-    remarks += _loss_of_accuracy(record) + _answers_lost(record)
+    remarks += _loss_of_accuracy(job, record) + _answers_lost(record)
     record = dataclasses.replace(
         record,
-        checkpoint={"path": str(job.checkpoint), "sha256": opened.checkpoint.sha256},
+        checkpoint=opened.source,
         partner={**opened.partner_file, **record.partner},
         output=str(job.result),
         data={} if data is None else {"name": data.name, **data.source},
@@ -202,6 +206,9 @@ def _keeping(job: Job, opened: Opened) -> dict[str, Any]:
     images = None if opened.data is None else _identity(job, opened.data)
     asked = {name: value for name, value in job.recipe.items() if name not in NOT_OF_THE_RESULT}
     identity = {"layers": job.layers, "batch_size": job.batch_size, "images": images, "asked": asked}
+    if job.init == "random":
+        # The weights that tell other runs apart are then not the checkpoint's.
+        identity["start"] = [job.init, opened.source]
     return {
         "state": job.states.path,
         "save_every": job.save_every,
@@ -217,12 +224,13 @@ def _identity(job: Job, data: ImageData) -> list[Any]:
     return [data.name, dict(data.source), *(count_images(loader(job, part)) for part in parts), *names]
 
 
-def _loss_of_accuracy(record: Record) -> list[str]:
-    """Return a remark where the result answers worse than the checkpoint as it came."""
+def _loss_of_accuracy(job: Job, record: Record) -> list[str]:
+    """Return a remark where the result answers worse than the network that it started from."""
     first, last = record.stages[0].top1, record.stages[-1].top1
     if first is None or last is None or last >= first:
         return []
-    return [f"The result is worse than the input: top-1 fell from {first:.2f} % to {last:.2f} %."]
+    start = "input" if job.init == "checkpoint" else "random start"
+    return [f"The result is worse than the {start}: top-1 fell from {first:.2f} % to {last:.2f} %."]
 
 
 def _answers_lost(record: Record) -> list[str]:

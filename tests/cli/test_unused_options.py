@@ -45,6 +45,15 @@ WITHOUT, WITH = "does nothing without --data.", "does nothing with --data: it is
             "--teacher-weight does nothing without",
         ),
         ([*APPLY, "--data", "digits", "--teacher-temperature", "2"], "--teacher-temperature does nothing without"),
+        ([*APPLY, "--data", "digits", "--teacher-arch", "x"], "--teacher-arch does nothing without --teacher CKPT"),
+        (
+            ["finetune", "x", "--data", "digits", "--teacher", "original", "--teacher-arch", "resnet18"],
+            "--teacher-arch does nothing without --teacher CKPT",
+        ),
+        (
+            ["finetune", "--init", "random", "--arch", "resnet18", "--data", "digits", "--weights", "model"],
+            "--weights does nothing without a CHECKPOINT",
+        ),
         ([*APPLY, "--data", "digits", "--decay-milestones", "1"], "--decay-milestones does nothing with --sched cos"),
         (
             [*APPLY, "--data", "digits", "--sched", "tanh", "--decay-rate", "1"],
