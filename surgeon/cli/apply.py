@@ -28,6 +28,7 @@ from surgeon.cli.unused_options import (
     NOT_WRITTEN_BY_A_DRY_RUN,
     refuse_unused,
     refuse_unused_of_data,
+    refuse_unused_of_method,
     refuse_unused_of_tuning,
 )
 from surgeon.cli.voice import say
@@ -40,12 +41,16 @@ method_options = combined(
     click.option("--preserve", is_flag=True, default=None, help="channel-regeneration: keep the network's function."),
     click.option("--inhibited-only", metavar="X", help="channel-regeneration: only scales of magnitude below X."),
     click.option("--threshold", metavar="RULE", help="channel-regeneration: median, mean, max or a number."),
-    click.option("--criterion", metavar="NAME", help="reinit: what tells weak filters."),
-    click.option("--ratio", metavar="X", help="sofm, reinit: the share that is reorganized or starts anew."),
+    click.option("--criterion", metavar="NAME", help="reinit, repr: what tells weak filters."),
+    click.option("--ratio", metavar="X", help="sofm, reinit, repr, dsd: the share that is reorganized or starts anew."),
+    click.option("--max-per-layer", metavar="X", help="reinit, repr: the largest share of one layer's filters."),
+    click.option("--s1", metavar="E", help="repr, dsd: epochs in full before a part is dropped."),
+    click.option("--s2", metavar="E", help="repr, dsd: epochs without that part."),
+    click.option("--n", metavar="N", help="repr, dsd: how often this is repeated."),
 )
 """The commonest method options; each stands for `--set name=value`."""
 
-METHOD_OPTIONS = ("preserve", "inhibited_only", "threshold", "criterion", "ratio")
+METHOD_OPTIONS = ("preserve", "inhibited_only", "threshold", "criterion", "ratio", "max_per_layer", "s1", "s2", "n")
 
 
 def open_given_plan(path: Path, method: str | None, others: Mapping[str, Any]) -> "StoredPlan":
@@ -156,6 +161,7 @@ def command(
     if is_synthetic(values["data"]):
         teacher = data_free_tuning(ctx, values, teacher)
     refuse_unused_of_tuning(ctx, values, teacher)
+    refuse_unused_of_method(ctx, method)
     job = dataclasses.replace(
         tuning_job(ctx, values, teacher, changed),
         method=method,

@@ -60,6 +60,26 @@ def refuse_unused_of_data(ctx: click.Context, data: str | None) -> None:
         refuse_unused(ctx, ["download"], f"with --data {data}: it is for torch/…")
 
 
+def refuse_unused_of_method(ctx: click.Context, method: str) -> None:
+    """Refuse options that do nothing with a method.
+
+    Args:
+        ctx: of the command.
+        method: its name, known or not.
+
+    Raises:
+        OptionError: one of them was given.
+    """
+    from surgeon.methods import METHODS
+
+    if method in METHODS and METHODS[method].phases is not None:
+        refuse_unused(
+            ctx,
+            ["no_recalibrate"],
+            f"with {method}, which edits while the network is trained and measures nothing anew",
+        )
+
+
 def refuse_unused_of_tuning(ctx: click.Context, values: Mapping[str, Any], teacher: str | None) -> None:
     """Refuse options of fine-tuning that belong to another one which was not given.
 

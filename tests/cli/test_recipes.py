@@ -139,6 +139,10 @@ def test_recipes_by_the_papers_numbers() -> None:
     names = ("opt", "lr", "momentum", "weight_decay", "epochs", "batch_size", "sched")
     assert [values[name] for name in names] == ["momentum", 0.1, 0.9, 0.0005, 200, 128, "cosine"]
     assert options == {"alpha": "0.2", "beta": "0.3", "gamma": "0.1", "every": "10"}
+    values, options = read("repr-cifar")
+    # "S1 = 20, S2 = 10, N = 3, p% = 30", SGD "with a learning rate of 0.01", figure 1 over 100 epochs.
+    assert (values["lr"], values["epochs"], options["s1"], options["s2"], options["n"]) == (0.01, 100, "20", "10", "3")
+    assert (options["ratio"], options["criterion"]) == ("0.3", "ortho")
     values, options = read("sofm-cifar")
     # "200 epochs … 0.1 and reduced by a factor of 5 at epochs 60, 120 and 160 … every 20 epochs"; a map of 50 %.
     tuning = tuning_config(values, values["epochs"], 0)
