@@ -34,6 +34,12 @@ from surgeon.cli.unused_options import refuse_unused_of_data, refuse_unused_of_t
 @recipe_option
 @tensorboard_option
 @json_option
+@click.option(
+    "--generations",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With --init random and a teacher: train N networks, each with the one before as its teacher. 1 by default.",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -41,6 +47,7 @@ def command(
     teacher: str | None,
     tensorboard: Path | None,
     as_json: bool,
+    generations: int | None,
     **values: Any,
 ) -> None:
     """Fine-tune CHECKPOINT without any operation before, and write the result beside it.
@@ -59,5 +66,11 @@ def command(
     if values["data"] is not None and is_synthetic(values["data"]):
         teacher = data_free_tuning(ctx, values, teacher)
     refuse_unused_of_tuning(ctx, values, teacher)
-    job = tuning_job(ctx, values, teacher)
-    run_and_show(job, as_json=as_json, tensorboard=tensorboard)
+    from surgeon.cli import render
+    from surgeon.operate.generations import generations as all_generations
+    from surgeon.operate.generations import unfinished
+
+    jobs = all_generations(tuning_job(ctx, values, teacher), generations or 1)
+    for job in unfinished(jobs, render.say):
+        events = tensorboard if tensorboard is None or len(jobs) == 1 else tensorboard / job.result.stem
+        run_and_show(job, as_json=as_json, tensorboard=events, last=job is jobs[-1])

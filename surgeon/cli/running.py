@@ -25,13 +25,14 @@ tensorboard_option = click.option(
 )
 
 
-def run_and_show(job: Job, *, as_json: bool, tensorboard: Path | None) -> None:
+def run_and_show(job: Job, *, as_json: bool, tensorboard: Path | None, last: bool = True) -> None:
     """Run a job, show its stages and epochs as they end, and print the record, or where it is.
 
     Args:
         job: what to do.
         as_json: print the record to stdout, and everything else to stderr.
         tensorboard: directory for events, or None.
+        last: the command does nothing after it; of several jobs, stdout has the record of the last one alone.
 
     Raises:
         OptionError: events are wanted, and the package tensorboard is missing.
@@ -74,9 +75,9 @@ def run_and_show(job: Job, *, as_json: bool, tensorboard: Path | None) -> None:
                     render.say(shlex.join(["surgeon", *sys.argv[1:]]))
             raise
     render.record_table(record, to_stderr=as_json)
-    if as_json:
+    if as_json and last:
         render.echo(record.to_json().rstrip())
-    else:
+    elif not as_json:
         render.echo(f"{job.result}\n{job.record}")
 
 

@@ -36,7 +36,10 @@ from surgeon.tuning.compiling import without_compiler
 from surgeon.tuning.config import CHANGEABLE
 from surgeon.tuning.freeze import frozen_names
 
-NOT_OF_THE_RESULT = {"workers", "download", *(name.replace("_", "-") for name in CHANGEABLE)}
+HARMLESS = {"workers", "download"}
+"""Options that decide on nothing but how a result comes about."""
+
+NOT_OF_THE_RESULT = {*HARMLESS, *(name.replace("_", "-") for name in CHANGEABLE)}
 """Options that a run may be continued with another value of; of some, if it is allowed to."""
 
 MOST_REASONS = 3

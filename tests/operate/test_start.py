@@ -7,22 +7,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_jobs import interrupt, make_job, run, weights
 from torch import nn
-from torch.utils.data import TensorDataset
-from two_stages import CLASSES, EXAMPLE, loader, make_network
+from two_stages import CLASSES, loader, make_network
 
 import surgeon
-from surgeon.data import ImageData
 from surgeon.errors import OutputError, SurgeonError
 from surgeon.operate.job import Job
 from surgeon.operate.job_inputs import Opened, open_job
-from surgeon.operate.record import Record
-from surgeon.operate.run import run_job
 from surgeon.operate.start import open_start
 from surgeon.progress import no_progress
-from surgeon.tuning import TuningConfig
 
-ARCH = f"{Path(__file__).resolve().parents[1]}/two_stages.py:Two"
 WIDE = """
 from torch import nn
 
@@ -37,43 +32,6 @@ class Wide(nn.Sequential):
 def wider(num_classes=7):
     return Wide(9, num_classes)
 """
-
-
-def images(model: nn.Module) -> ImageData:
-    data = loader().dataset
-    assert isinstance(data, TensorDataset)
-    listed: Any = [(image, int(label)) for image, label in data]
-    return ImageData("three levels", ("a", "b", "c"), listed, listed, listed)
-
-
-def make_job(checkpoint: Path | None, **others: Any) -> Job:
-    values: dict[str, Any] = {
-        "checkpoint": checkpoint,
-        "method": None,
-        "options": {},
-        "layers": (),
-        "arch": ARCH,
-        "images": images,
-        "example": lambda model: EXAMPLE,
-        "output": None,
-        "overwrite": False,
-        "epochs": 1,
-        "tuning": TuningConfig(lr=0.05),
-        "teacher": None,
-        "partner": None,
-        "recalibrate": False,
-        "seed": 5,
-        "batch_size": 8,
-        "workers": 0,
-        "init": "random",
-    }
-    return Job(**{**values, **others})
-
-
-def run(job: Job, **hooks: Any) -> Record:
-    given: dict[str, Any] = {"track": no_progress, "say": lambda text: None}
-    nothing = {"on_stage": lambda stage: None, "on_epoch": lambda record: None}
-    return run_job(job, **{**given, **nothing, **hooks})
 
 
 def opened(job: Job) -> Opened:
@@ -93,10 +51,6 @@ def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     Path("wide.py").write_text(WIDE)
     return "wide.py:Wide"
-
-
-def weights(model: nn.Module) -> torch.Tensor:
-    return torch.cat([parameter.flatten() for parameter in model.parameters()])
 
 
 def test_the_seed_alone_decides_the_random_weights(checkpoint: Path) -> None:
@@ -206,16 +160,12 @@ def test_refusals(others: dict[str, Any], words: str, tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def _stop(record: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(checkpoint: Path) -> None:
     left_alone = make_job(checkpoint, epochs=3, output=checkpoint.with_name("alone.safetensors"))
     run(left_alone)
     job = make_job(checkpoint, epochs=3, output=checkpoint.with_name("stopped.safetensors"))
     with pytest.raises(KeyboardInterrupt):
-        run(job, on_epoch=_stop)
+        run(job, on_epoch=interrupt)
     with pytest.raises(OutputError, match="state of another run"):
         run(make_job(checkpoint, epochs=3, output=job.output, init="checkpoint"))
     said: list[str] = []
