@@ -30,7 +30,7 @@ from surgeon.operate.job_loaders import leaves_single_image
 from surgeon.operate.make_exemplars import Making, make_exemplars, prepare_exemplars
 from surgeon.operate.replay import rehearse
 from surgeon.operate.several import batch_notes
-from surgeon.operate.start import Start, open_raw_images, open_start
+from surgeon.operate.start import Start, open_raw_images, open_start, start_notes
 from surgeon.progress import Track
 
 
@@ -104,21 +104,16 @@ def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Op
         data = make_exemplars(job, making, model, graph, checkpoint, keep=not only_plan, track=track, say=say)
     if data is not None:
         check_count(job, model, data)
-    notes = (*job.notes, *start.notes, *partner_notes)
+    reference, against = _reference(start, data, teacher, taught_by)
+    notes = (*job.notes, *start.notes, *start_notes(job, against), *partner_notes)
     notes += () if taught_by is None else taught_by.notes
-    reference = start.original
     if data is not None:
         notes += (*data.notes, *data.training_notes, *_batch_notes(job, model, data))
-        own = None if checkpoint is None else checkpoint.sha256
-        if data.source.get("checkpoint_sha256", own) != own:
+        if _is_foreign(data, checkpoint):
             network = "the random weights" if checkpoint is None else str(checkpoint.path)
             if not only_plan:
                 check_foreign(data, network, taught_by)
-            reference = teacher if isinstance(teacher, nn.Module) else None
             notes += (_foreign_note(data, network, taught_by),)
-        elif checkpoint is None and not data.real:
-            # The answers of a teacher are all that there is to be learnt.
-            reference = teacher if isinstance(teacher, nn.Module) else None
     if job.plan is not None:
         notes += job.plan.notes
     if not only_plan:
@@ -177,6 +172,30 @@ def _teacher(job: Job, start: Start) -> tuple[nn.Module | str | None, Checkpoint
     if job.teacher is None or job.teacher == "original":
         return job.teacher, None
     return open_checkpoint(Path(job.teacher), job.teacher_arch or job.arch)
+
+
+def _reference(
+    start: Start, data: ImageData | None, teacher: nn.Module | str | None, taught_by: Checkpoint | None
+) -> tuple[nn.Module | None, str | None]:
+    """Return the network that answers are compared with, where it is not the job's own as it came, and its file.
+
+    On images that nobody took, the answers that are learnt are the only measure: those of what they were made from.
+    """
+    foreign = data is not None and _is_foreign(data, start.checkpoint)
+    unmeasured = data is not None and not data.real and start.checkpoint is None
+    if foreign or unmeasured:
+        if taught_by is None or not isinstance(teacher, nn.Module):
+            return None, None
+        return teacher, str(taught_by.path)
+    if start.original is None or start.checkpoint is None:
+        return None, None
+    return start.original, str(start.checkpoint.path)
+
+
+def _is_foreign(data: ImageData, checkpoint: Checkpoint | None) -> bool:
+    """Tell whether images are exemplars that were made from another checkpoint than the network's."""
+    own = None if checkpoint is None else checkpoint.sha256
+    return data.source.get("checkpoint_sha256", own) != own
 
 
 def _partner(job: Job, model: nn.Module) -> tuple[nn.Module | None, dict[str, str], tuple[str, ...]]:

@@ -84,8 +84,22 @@ def open_start(job: Job) -> Start:
     if job.init == "checkpoint":
         return Start(model, checkpoint, notes=(*checkpoint.notes, *_precision_notes(checkpoint, model)))
     fresh = _fresh(vars(model)["surgeon_architecture"], job.seed)
-    compared = f"agreement and drift are measured against {checkpoint.path}"
-    return Start(fresh, checkpoint, model, notes=(*checkpoint.notes, _note(job, compared)))
+    return Start(fresh, checkpoint, model, notes=checkpoint.notes)
+
+
+def start_notes(job: Job, against: str | None) -> tuple[str, ...]:
+    """Return what a reader of the results should know about where the network starts.
+
+    Args:
+        job: the job.
+        against: the file of the network that its answers are compared with, or None.
+    """
+    if job.init == "checkpoint":
+        return ()
+    begins = f"The network starts from random weights (--init random, seed {job.seed}), whose figures are those of the"
+    if against is None:
+        return (f"{begins} stage `original`; there is no checkpoint to compare its answers with.",)
+    return (f"{begins} stage `original`; agreement and drift are measured against {against}.",)
 
 
 def open_raw_images(job: Job, model: nn.Module) -> ImageData | None:
@@ -104,20 +118,13 @@ def _without_checkpoint(job: Job, architecture: Architecture) -> Start:
     if classes and classes != num_outputs(model):
         arguments: dict[str, Any] = {**architecture.arguments, NUM_CLASSES: classes}
         model = _fresh(dataclasses.replace(architecture, arguments=arguments), job.seed)
-    return Start(model, None, data=data, notes=(_note(job, "there is no checkpoint to compare its answers with"),))
+    return Start(model, None, data=data)
 
 
 def _fresh(architecture: Architecture, seed: int) -> nn.Module:
     """Return a network with the random weights that its constructor draws."""
     with seeded(derived_seed(seed), torch.device("cpu")):
         return build(architecture).eval()
-
-
-def _note(job: Job, compared: str) -> str:
-    return (
-        f"The network starts from random weights (--init random, seed {job.seed}), whose figures are those of the "
-        f"stage `original`; {compared}."
-    )
 
 
 def _precision_notes(checkpoint: Checkpoint, model: nn.Module) -> list[str]:

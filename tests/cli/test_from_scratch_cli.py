@@ -59,6 +59,10 @@ def test_a_checkpoint_says_which_network_it_is_and_teaches(
     assert equal("taught.safetensors", "same.safetensors")
     assert Path("first.safetensors").read_bytes() == untouched
     assert "agreement and drift are measured against first.safetensors" in capsys.readouterr().err
+    noise = [*SCRATCH, "--data", "random", "--teacher", "first.safetensors", "-o", "noise.safetensors"]
+    assert call(monkeypatch, "finetune", *noise) == 0
+    assert "agreement and drift are measured against first.safetensors" in capsys.readouterr().err
+    assert json.loads(Path("noise.json").read_text())["stages"][1]["agreement"] is not None
 
 
 def test_a_method_is_applied_from_scratch(
