@@ -38,7 +38,7 @@ from surgeon.cli.unused_options import refuse_unused_of_data, refuse_unused_of_t
     "--generations",
     type=click.IntRange(1),
     metavar="N",
-    help="With --init random and a teacher: train N networks, each with the one before as its teacher. 1 by default.",
+    help="With --init random and a teacher: train N networks, each with the one before as its teacher.",
 )
 @click.pass_context
 def command(
@@ -67,10 +67,13 @@ def command(
         teacher = data_free_tuning(ctx, values, teacher)
     refuse_unused_of_tuning(ctx, values, teacher)
     from surgeon.cli import render
-    from surgeon.operate.generations import generations as all_generations
+    from surgeon.operate.generations import generations as jobs_of
     from surgeon.operate.generations import unfinished
 
-    jobs = all_generations(tuning_job(ctx, values, teacher), generations or 1)
-    for job in unfinished(jobs, render.say):
-        events = tensorboard if tensorboard is None or len(jobs) == 1 else tensorboard / job.result.stem
-        run_and_show(job, as_json=as_json, tensorboard=events, last=job is jobs[-1])
+    job = tuning_job(ctx, values, teacher)
+    if generations is None:
+        run_and_show(job, as_json=as_json, tensorboard=tensorboard)
+        return
+    for one in unfinished(jobs_of(job, generations), render.say):
+        events = None if tensorboard is None else tensorboard / one.result.stem
+        run_and_show(one, as_json=as_json, tensorboard=events, last=one.result == job.result)

@@ -6,6 +6,7 @@ Source: Furlanello et al., Born Again Neural Networks, ICML 2018, section 3.
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from surgeon.checkpoint.safetensors_file import read_header
@@ -22,30 +23,30 @@ from surgeon.tuning.generators import derived_seed
 def generations(job: Job, count: int) -> tuple[Job, ...]:
     """Return the jobs of all generations in their order, of which the last one's result is the job's.
 
-    The first has the job's seed and teacher, and every other one a seed of its own, which the job's decides. Whatever
-    opens the images keeps its seed, so that all generations are held against the same ones.
+    The first learns from the job's teacher. Each has a seed of its own, which the job's decides: a checkpoint that was
+    trained from scratch with the job's seed would otherwise teach a network that begins with the very weights that it
+    began with. Whatever opens the images keeps its seed, so that all generations are held against the same ones.
 
     Args:
         job: fine-tunes a network that begins with random weights, and has a teacher.
-        count: number of generations, at least 1; with 1 there is the job alone.
+        count: number of generations, at least 1.
 
     Raises:
         OptionError: there are no generations, or nothing is handed from one to the next.
     """
     if count < 1:
         raise OptionError(f"{count} generations are none.", "Give --generations 1 or more.")
-    if count == 1:
-        return (job,)
     if job.init != "random" or job.teacher is None:
         raise OptionError(
             "Generations begin with random weights and learn from a teacher, the first from that of the command line.",
             "Give --init random and --teacher original, or --teacher CKPT.",
         )
-    jobs = [_generation(job, 1, count, job)]
-    for number in range(2, count + 1):
-        before = str(jobs[-1].result)
-        taught = dataclasses.replace(job, teacher=before, teacher_arch=None, seed=derived_seed(job.seed, number))
-        jobs.append(_generation(taught, number, count, job))
+    jobs: list[Job] = []
+    for number in range(1, count + 1):
+        taught = dataclasses.replace(job, seed=derived_seed(job.seed, number))
+        if jobs:
+            taught = dataclasses.replace(taught, teacher=str(jobs[-1].result), teacher_arch=None)
+        jobs.append(_generation(taught, number, count, job.result))
     return tuple(jobs)
 
 
@@ -61,8 +62,6 @@ def unfinished(jobs: tuple[Job, ...], say: Say) -> tuple[Job, ...]:
     Raises:
         OutputError: a result could not be written, which is better known before the first generation is trained.
     """
-    if len(jobs) == 1:
-        return jobs
     # The processes have to know of each other.
     make_accelerator(jobs[0].tuning.mixed_precision, accumulate=jobs[0].tuning.accumulate)
 
@@ -78,9 +77,8 @@ def unfinished(jobs: tuple[Job, ...], say: Say) -> tuple[Job, ...]:
     return jobs[done:]
 
 
-def _generation(job: Job, number: int, count: int, whole: Job) -> Job:
+def _generation(job: Job, number: int, count: int, last: Path) -> Job:
     """Return the job of one generation, whose recipe is that of so many generations: it does the same again."""
-    last = whole.result
     note = f"This is generation {number} of {count}, with the seed {job.seed}; its teacher is {job.teacher}."
     return dataclasses.replace(
         job,

@@ -58,7 +58,8 @@ class Job:
         epochs: epochs of fine-tuning.
         tuning: its other options.
         teacher: `original`, which is the checkpoint's network as it came, the path of another checkpoint, or None.
-        partner: path of a second checkpoint of the same architecture, for methods that mix two.
+        partner: path of a second checkpoint of the same architecture, for methods that mix two; where it is None and
+            the network begins at random, so does a second one.
         recalibrate: measure BatchNorm statistics anew after the operation.
         seed: seed of everything random.
         batch_size: images a batch.

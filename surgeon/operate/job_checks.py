@@ -49,7 +49,7 @@ def check_method(job: Job, name: str) -> None:
             f"The method {name} measures {wanted} on labelled images, and there are none.",
             "Name some with --data: a folder with one folder a class, a timm name, or digits to try it out.",
         )
-    if method.needs_partner and job.partner is None:
+    if method.needs_partner and job.partner is None and job.init == "checkpoint":
         raise OptionError(f"The method {name} mixes two networks and was given one.", "Name the other with --partner.")
     if job.partner is not None and not method.needs_partner:
         raise OptionError(f"The method {name} takes no partner.", "Leave --partner out.")

@@ -30,7 +30,7 @@ from surgeon.operate.job_loaders import leaves_single_image
 from surgeon.operate.make_exemplars import Making, make_exemplars, prepare_exemplars
 from surgeon.operate.replay import rehearse
 from surgeon.operate.several import batch_notes
-from surgeon.operate.start import Start, open_raw_images, open_start, start_notes
+from surgeon.operate.start import Start, open_raw_images, open_start, random_partner, start_notes
 from surgeon.progress import Track
 
 
@@ -199,9 +199,12 @@ def _is_foreign(data: ImageData, checkpoint: Checkpoint | None) -> bool:
 
 
 def _partner(job: Job, model: nn.Module) -> tuple[nn.Module | None, dict[str, str], tuple[str, ...]]:
-    """Return the second network, which has the first one's architecture, its file, and notes about that."""
+    """Return the second network, which has the first one's architecture, its file if it has one, and notes about it."""
     if job.partner is None:
-        return None, {}, ()
+        mixes = job.method is not None and job.plan is None and find_method(job.method).needs_partner
+        if job.init == "checkpoint" or not mixes:
+            return None, {}, ()
+        return random_partner(job, model), {}, ("The partner starts from random weights too, other ones.",)
     try:
         partner, checkpoint = open_checkpoint(job.partner, str(model.surgeon_architecture))
     except CheckpointError as error:

@@ -15,6 +15,7 @@ from surgeon.data import ImageData
 from surgeon.errors import ArchitectureError, DataError, OptionError
 from surgeon.operate.inputs import num_outputs
 from surgeon.operate.job import Job
+from surgeon.operate.partner import SEED_SHIFT
 from surgeon.tuning.generators import derived_seed, seeded
 
 
@@ -121,9 +122,19 @@ def _without_checkpoint(job: Job, architecture: Architecture) -> Start:
     return Start(model, None, data=data)
 
 
-def _fresh(architecture: Architecture, seed: int) -> nn.Module:
+def random_partner(job: Job, model: nn.Module) -> nn.Module:
+    """Return a second network of the same architecture, with other random weights.
+
+    Args:
+        job: what it is the partner in.
+        model: the job's network.
+    """
+    return _fresh(vars(model)["surgeon_architecture"], job.seed, SEED_SHIFT)
+
+
+def _fresh(architecture: Architecture, *seeds: int) -> nn.Module:
     """Return a network with the random weights that its constructor draws."""
-    with seeded(derived_seed(seed), torch.device("cpu")):
+    with seeded(derived_seed(*seeds), torch.device("cpu")):
         return build(architecture).eval()
 
 

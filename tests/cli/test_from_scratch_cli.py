@@ -17,6 +17,10 @@ def small(num_classes=100, in_chans=3):
     net = nn.Sequential(*parts, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
     net.num_classes = num_classes
     return net
+
+
+def ten(num_classes=10):
+    return small(num_classes)
 """
 SMALL = ["--data", "digits", "--limit", "40", "--workers", "0", "--input-size", "3,16,16", "--epochs", "1"]
 SCRATCH = ["--init", "random", "--arch", "network.py:small", *SMALL]
@@ -59,8 +63,8 @@ def test_a_checkpoint_says_which_network_it_is_and_teaches(
     assert equal("taught.safetensors", "same.safetensors")
     assert Path("first.safetensors").read_bytes() == untouched
     assert "agreement and drift are measured against first.safetensors" in capsys.readouterr().err
-    noise = [*SCRATCH, "--data", "random", "--teacher", "first.safetensors", "-o", "noise.safetensors"]
-    assert call(monkeypatch, "finetune", *noise) == 0
+    noise = [*SCRATCH, "--arch", "network.py:ten", "--data", "random", "--teacher", "first.safetensors"]
+    assert call(monkeypatch, "finetune", *noise, "-o", "noise.safetensors") == 0
     assert "agreement and drift are measured against first.safetensors" in capsys.readouterr().err
     assert json.loads(Path("noise.json").read_text())["stages"][1]["agreement"] is not None
 

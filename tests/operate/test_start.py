@@ -132,6 +132,16 @@ def test_a_method_repeats_its_operation_from_scratch(tmp_path: Path, monkeypatch
     assert (tmp_path / "Two-reinit.safetensors").exists()
 
 
+def test_a_method_that_mixes_two_gets_a_second_random_network(checkpoint: Path) -> None:
+    job = make_job(checkpoint, method="filter-grafting", options={"every": 1}, epochs=2)
+    inputs = opened(job)
+    assert inputs.partner is not None
+    assert not torch.equal(weights(inputs.partner), weights(inputs.model))
+    assert inputs.partner_file == {}
+    assert run(job).partner == {"trained": True}
+    assert opened(make_job(checkpoint, method="reinit")).partner is None
+
+
 def test_the_teacher_may_have_another_architecture(wide: str, checkpoint: Path) -> None:
     teacher = open_start(make_job(None, arch="wide.py:wider")).model
     surgeon.save("teacher.safetensors", teacher)
