@@ -114,6 +114,22 @@ def utilization(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> Utilizat
     )
 
 
+@torch.no_grad()
+def shares_in_use(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> tuple[float, float]:
+    """Give the shares of parameters and of FLOPs that are in use, 0 … 1, as `utilization` does, and nothing else.
+
+    Args:
+        graph: the network's coupling graph.
+        tensors: `model.state_dict(keep_vars=True)`.
+    """
+    dead = _dead_members(graph, tensors)
+    parameters, effective = _parameters(_parameter_keys(tensors), tensors, dead)
+    written = [(layer.positions, layer.writer.weight) for layer in graph.layers if layer.writer is not None]
+    flops = sum(positions * tensors[key].numel() for positions, key in written)
+    left = sum(positions * _left(tensors[key], dead.get(key, ())) for positions, key in written)
+    return _share(effective, parameters), _share(left, flops)
+
+
 def dead_channels(scale: Tensor) -> Tensor:
     """Tell which channels of a BatchNorm are dead: `|γ| < 0.01 · max|γ|`, or a scale of exactly zero.
 
@@ -146,15 +162,24 @@ def inhibited_channels(scale: Tensor, below: float = INHIBITED) -> Tensor:
     return scale.abs() < below
 
 
-def _dead_members(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> Dead:
+def dead_groups(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> dict[ChannelGroup, Tensor]:
+    """Return the groups with dead channels, each with the numbers of these, LongTensor.
+
+    Args:
+        graph: the network's coupling graph.
+        tensors: the network's tensors by state-dict key.
+    """
     scales = {norm.weight for norm in graph.norms.values() if norm.weight is not None}
     dead = {key: dead_channels(tensors[key]).cpu() for key in scales if key in tensors}
+    found = {group: _dead_in(group, dead) for group in graph.groups}
+    return {group: channels for group, channels in found.items() if channels.numel()}
+
+
+def _dead_members(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> Dead:
     members: dict[str, list[tuple[Member, Tensor]]] = {}
-    for group in graph.groups:
-        channels = _dead_in(group, dead)
-        if channels.numel():
-            for member in group.members:
-                members.setdefault(member.tensor, []).append((member, member.positions[channels].flatten()))
+    for group, channels in dead_groups(graph, tensors).items():
+        for member in group.members:
+            members.setdefault(member.tensor, []).append((member, member.positions[channels].flatten()))
     return members
 
 

@@ -11,6 +11,7 @@ from surgeon.methods.channel_regeneration import CHANNEL_REGENERATION
 from surgeon.methods.dsd import DSD
 from surgeon.methods.filter_grafting import FILTER_GRAFTING
 from surgeon.methods.kernel_reactivation import KERNEL_REACTIVATION
+from surgeon.methods.neural_rejuvenation import NEURAL_REJUVENATION
 from surgeon.methods.options import make_config
 from surgeon.methods.reinit import REINIT
 from surgeon.methods.repr import REPR
@@ -21,6 +22,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         SOFM,
+        NEURAL_REJUVENATION,
         CHANNEL_REGENERATION,
         KERNEL_REACTIVATION,
         WEIGHT_EVOLUTION,

@@ -33,6 +33,31 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Sparsification:
+    """Fine-tuning with a penalty `λ Σ|γ|` on BatchNorm scales, λ growing until enough channels are dead.
+
+    Attributes:
+        scales: the state-dict keys of the scales.
+        epochs: how long at most, at least 1, each time.
+        rounds: how often.
+        target: what the utilization counts, parameters or FLOPs.
+        below: the utilization below which it ends.
+        fall: λ grows after an epoch in which the utilization fell by less.
+        step: by how much.
+
+    Source: Qiao et al., Neural Rejuvenation, section 3.1.
+    """
+
+    scales: frozenset[str]
+    epochs: int
+    rounds: int
+    target: Literal["params", "flops"]
+    below: float
+    fall: float
+    step: float
+
+
+@dataclass(frozen=True)
 class Inputs:
     """Everything that a method may base its plan on; it is read, never written.
 
@@ -129,8 +154,10 @@ class Method:
         needs_partner: it mixes in a second network.
         phases: `(config, epochs of fine-tuning) → phases`, for a method that edits the network during fine-tuning
             alone: `make_plan` is asked at the beginning of each but the first.
-        check: `(inputs, config)` raises a `SurgeonError` where nothing could be edited; for methods with phases, whose
-            first plan is made late.
+        check: `(inputs, config)` raises a `SurgeonError` where nothing could be edited; for methods whose first plan is
+            made late.
+        sparsification: `(inputs, config) → how channels are made to die before the plan`, or None.
+        holds: `config → whether what the plan has set to zero stays so until the end of the fine-tuning`.
     """
 
     name: str
@@ -143,6 +170,8 @@ class Method:
     needs_partner: bool = False
     phases: Callable[[Any, int], tuple[Phase, ...]] | None = None
     check: Callable[[Inputs, Any], None] = lambda inputs, config: None
+    sparsification: Callable[[Inputs, Any], Sparsification | None] = lambda inputs, config: None
+    holds: Callable[[Any], bool] = lambda config: False
 
     @property
     def needs_data(self) -> bool:

@@ -27,6 +27,7 @@ from surgeon.operate.position import Position, keep_operation, restored_position
 from surgeon.operate.record import Record
 from surgeon.operate.replay import replayed
 from surgeon.operate.several import placed
+from surgeon.operate.sparsifying import sparsifying
 from surgeon.operate.task import InputsOf, Task
 from surgeon.operate.work import (
     OnBest,
@@ -202,7 +203,8 @@ def apply(
         )  # fmt: skip
         if not course.stages:
             finish(work, course, "original", None, start)
-        phases = Phases(subject, epochs, taken(keeper, "phases")) if chosen.phases else None
+        kept = taken(keeper, "phases")
+        phases = Phases(subject, epochs, kept) if chosen.phases else sparsifying(subject, plans[0], kept)
         operation = Operation(work, subject, second, recalibrate, phases)
         if keeper is not None:
             keep_operation(keeper, operation, course, measured)
@@ -233,6 +235,6 @@ def _run(operation: Operation, course: Course, plans: Sequence[tuple[str, ...]])
             work.keeper.parts["round"] = position.state
         if kept is not None or operate(operation, course, one):
             frozen, held = parameters.intersection(one.frozen), operation.held
-            fine_tune(work, course, one.label, frozen, repeated(operation, course, one), held)
+            fine_tune(work, course, one.label, frozen, repeated(operation, course, one), held, operation.sparsity)
             position = dataclasses.replace(position, last=number)
         kept = None

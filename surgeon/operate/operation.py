@@ -16,8 +16,9 @@ from surgeon.operate.moments import forget
 from surgeon.operate.partner import Partner
 from surgeon.operate.phases import Phases
 from surgeon.operate.several import agreed
+from surgeon.operate.sparsifying import Sparsifying
 from surgeon.operate.work import Round, Work, finish
-from surgeon.tuning import BetweenEpochs, Held
+from surgeon.tuning import BetweenEpochs, Held, Sparsity
 from surgeon.tuning.freeze import frozen_names
 from surgeon.tuning.modes import frozen_batch_norms
 from surgeon.tuning.sharding import on_device
@@ -39,23 +40,30 @@ class Operation:
     subject: Subject
     partner: Partner | None
     recalibrate: bool
-    phases: Phases | None = None
+    phases: Phases | Sparsifying | None = None
 
     @property
     def held(self) -> Held | None:
         """What is held at zero during fine-tuning."""
         return None if self.phases is None else self.phases.held
 
+    @property
+    def sparsity(self) -> Sparsity | None:
+        """A penalty on the BatchNorm scales during fine-tuning."""
+        return None if self.phases is None else self.phases.sparsity
+
 
 def operate(operation: Operation, course: Course, one: Round) -> bool:
     """Plan and execute one round's edits and recalibrate; return whether there was anything to edit, or will be."""
-    if operation.phases is not None:
+    if operation.phases is not None and not operation.phases.begins_with_plan:
         return True
     start = time.perf_counter()
     made = _carry_out(operation, one, one.seed, 0.0)
     course.note(made)
     if not made.edits:
         return False
+    if operation.phases is not None:
+        operation.phases.hold(made)
     finish(operation.work, course, "operated", one.label, start)
     start = time.perf_counter()
     if _recalibrate(operation, made):

@@ -11,7 +11,7 @@ from surgeon.edit.execute import execute
 from surgeon.edit.plan import Plan, Set
 from surgeon.edit.plan_file import encode
 from surgeon.edit.plan_reader import decode
-from surgeon.errors import DataError
+from surgeon.errors import DataError, OptionError
 from surgeon.methods.base import Inputs, Phase
 from surgeon.methods.rounds import missing_rounds
 from surgeon.operate.course import Course
@@ -19,7 +19,7 @@ from surgeon.operate.inputs import Subject, measured_inputs, plain_inputs
 from surgeon.operate.moments import forget
 from surgeon.operate.several import agreed
 from surgeon.operate.work import Round
-from surgeon.tuning import BetweenEpochs, Held, State, clear_moments
+from surgeon.tuning import BetweenEpochs, Held, Sparsity, State, clear_moments
 from surgeon.tuning.state import fitting_state
 
 
@@ -50,8 +50,17 @@ class Phases:
         if state is not None:
             with fitting_state():
                 tensors, text = state["replaced"]
-                self._hold(_sets(decode(tensors, text, "The run's state")))
+                self._hold(sets_of(decode(tensors, text, "The run's state")))
                 self.held.phase = state["phase"]
+
+    begins_with_plan = False
+    """The first plan is made within the fine-tuning."""
+
+    sparsity: Sparsity | None = None
+    """There is no penalty."""
+
+    def hold(self, made: Plan) -> None:
+        """Take no notice of a plan that was carried out before."""
 
     def state(self) -> State:
         """Return what decides how it goes on."""
@@ -85,13 +94,13 @@ class Phases:
         inputs = self._inputs(phase, one)
         made = agreed(lambda: subject.method.make_plan(inputs, subject.config))
         tensors = subject.model.state_dict()
-        replaced = tuple(_before(edit, tensors) for edit in _sets(made))
+        replaced = tuple(_before(edit, tensors) for edit in sets_of(made))
         execute(subject.model, made)
         # Whatever an optimizer does to entries without a gradient, it begins with them anew.
-        _clear(optimizer, subject.model, self.held.masks)
+        clear(optimizer, subject.model, self.held.masks)
         if phase.holds:
             self._hold(replaced)
-            _clear(optimizer, subject.model, self.held.masks)
+            clear(optimizer, subject.model, self.held.masks)
         else:
             forget(optimizer, subject.model, made)
             self._hold(())
@@ -116,10 +125,7 @@ class Phases:
     def _hold(self, replaced: tuple[Set, ...]) -> None:
         """Hold the entries that were replaced, as far as they are trained."""
         self._replaced = replaced
-        parameters = dict(self._subject.model.named_parameters(remove_duplicate=False))
-        self.held.hold({
-            edit.tensor: _mask(edit, parameters[edit.tensor]) for edit in replaced if edit.tensor in parameters
-        })  # fmt: skip
+        self.held.hold(masks_of(replaced, self._subject.model))
 
 
 def check_phases(subject: Subject, rounds: Sequence[tuple[str, ...]], epochs: int | None) -> None:
@@ -135,19 +141,28 @@ def check_phases(subject: Subject, rounds: Sequence[tuple[str, ...]], epochs: in
         SurgeonError: the phases do not fit into the epochs, or nothing could be edited.
     """
     method = subject.method
-    if method.phases is None:
+    rules = [method.sparsification(plain_inputs(subject, targets, 0, {}), subject.config) for targets in rounds]
+    if method.phases is None and not any(rules):
         return
     if epochs is None:
         raise DataError(
             f"The method {method.name} edits the network while it is fine-tuned, and there are no images for that.",
             "Give some: --data, or train= in Python.",
         )
-    method.phases(subject.config, epochs)
+    if method.phases is not None:
+        method.phases(subject.config, epochs)
+    for rule in filter(None, rules):
+        if rule.epochs * rule.rounds >= epochs:
+            raise OptionError(
+                f"The {rule.rounds * rule.epochs} epochs in which channels die leave none of {epochs} to learn in.",
+                "Give more --epochs (epochs= in Python), or a smaller sparsify or n.",
+            )
     for targets in rounds:
         method.check(plain_inputs(subject, targets, 0, {}), subject.config)
 
 
-def _sets(plan: Plan) -> tuple[Set, ...]:
+def sets_of(plan: Plan) -> tuple[Set, ...]:
+    """Return the edits of a plan that set entries."""
     return tuple(edit for edit in plan.edits if isinstance(edit, Set))
 
 
@@ -160,13 +175,19 @@ def _before(edit: Set, tensors: Mapping[str, Tensor]) -> Set:
     )  # fmt: skip
 
 
+def masks_of(edits: Sequence[Set], model: nn.Module) -> dict[str, Tensor]:
+    """Return by parameter, bool of its shape, what edits set; what is no parameter is left out."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {edit.tensor: _mask(edit, parameters[edit.tensor]) for edit in edits if edit.tensor in parameters}
+
+
 def _mask(edit: Set, parameter: Tensor) -> Tensor:
     mask = torch.zeros(parameter.numel() // edit.block_size, edit.block_size, dtype=torch.bool)
     mask[edit.blocks.long()] = True
     return mask.view(parameter.shape)
 
 
-def _clear(optimizer: Optimizer, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+def clear(optimizer: Optimizer, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Zero the optimizer's memory of the entries that are held."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():

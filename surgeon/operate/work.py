@@ -21,7 +21,7 @@ from surgeon.operate.record import Record, Stage, StageName
 from surgeon.operate.stages import Figures, Gauge
 from surgeon.operate.task import Task
 from surgeon.progress import Track
-from surgeon.tuning import BetweenEpochs, EpochRecord, Held, Score, Tuned, TuningConfig, tune
+from surgeon.tuning import BetweenEpochs, EpochRecord, Held, Score, Sparsity, Tuned, TuningConfig, tune
 
 OnStage = Callable[[Stage], None]
 OnEpoch = Callable[[EpochRecord], None]
@@ -77,6 +77,7 @@ def fine_tune(
     frozen: Collection[str],
     between_epochs: BetweenEpochs | None = None,
     held: Held | None = None,
+    sparsity: Sparsity | None = None,
 ) -> None:
     """Fine-tune the network, where there are images to train on and epochs are asked for.
 
@@ -87,6 +88,7 @@ def fine_tune(
         frozen: names of parameters that keep their values.
         between_epochs: see `tune`, likewise the next.
         held: what is held at zero.
+        sparsity: a penalty on some parameters.
     """
     if work.train is None or work.tuning.epochs == 0:
         return
@@ -111,6 +113,7 @@ def fine_tune(
             on_epoch=work.on_epoch,
             track=work.track,
             held=held,
+            sparsity=sparsity,
             saving=saving,
             state=state,
         )

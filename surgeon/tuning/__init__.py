@@ -12,6 +12,7 @@ from surgeon.tuning.optimizer import clear_moments, create_optimizer
 from surgeon.tuning.records import EpochRecord, Metrics, Score, Tuned
 from surgeon.tuning.run import BatchLoss, BetweenEpochs
 from surgeon.tuning.schedule import create_schedule
+from surgeon.tuning.sparsity import Sparsity
 from surgeon.tuning.state import Saving, State
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Saving",
     "Score",
     "Scores",
+    "Sparsity",
     "State",
     "Tuned",
     "TuningConfig",

@@ -30,6 +30,7 @@ from surgeon.tuning.orthogonal_loss import WithOrthogonalLoss
 from surgeon.tuning.records import EpochRecord, Score, Tuned, epoch_record
 from surgeon.tuning.run import BatchLoss, BetweenEpochs, Epoch, Run, prepare
 from surgeon.tuning.sharding import on_device
+from surgeon.tuning.sparsity import Sparsity
 from surgeon.tuning.state import Saving, State, restore
 
 OnEpoch = Callable[[EpochRecord], None]
@@ -50,6 +51,7 @@ def tune(
     on_epoch: OnEpoch | None = None,
     track: Track = no_progress,
     held: Held | None = None,
+    sparsity: Sparsity | None = None,
     saving: Saving | None = None,
     state: State | Callable[[], State] | None = None,
 ) -> Tuned:
@@ -95,6 +97,7 @@ def tune(
         on_epoch: called with the record of every epoch.
         track: called around the loaders, to show progress.
         held: entries of the weights that are held at zero, and the phase; `between_epochs` may change both.
+        sparsity: a penalty on some parameters, likewise.
         saving: takes the state of the run before the first epoch, after every epoch and, where it says so, within them.
             With one, SIGINT and SIGTERM are obeyed after the next update, when the state was handed out.
         state: what `saving` took in an earlier run with the same arguments; this one then goes on from there, and ends
@@ -133,6 +136,7 @@ def tune(
             objective = make_objective(config, objective, teacher)
             run = prepare(model, train_loader, config, accelerator, objective, frozen, track)
             run.held = Held() if held is None else held
+            run.sparsity = Sparsity() if sparsity is None else sparsity
             run.ema = Average(model, config.model_ema_decay, accelerator.device) if config.model_ema else None
             score = score or _scoring(val_loader, accelerator, track)
             begun = None if state is None else restore(run, state() if callable(state) else state)

@@ -33,6 +33,7 @@ from surgeon.tuning.records import EpochRecord
 from surgeon.tuning.rehearsal import check_divided
 from surgeon.tuning.schedule import base_rate, create_schedule
 from surgeon.tuning.sharding import check_accelerator, trained_copy
+from surgeon.tuning.sparsity import Sparsity
 from surgeon.tuning.tensors import copy_tensors
 
 BetweenEpochs = Callable[[int, Optimizer], dict[str, Any] | None]
@@ -68,6 +69,7 @@ class Run:
         outside: states of the generators outside of the epoch that is being trained; see `generator_states`.
         pending: of several processes, whether this one was asked to stop while it tuned; one alone is asked an epoch.
         held: entries of the weights that are held at zero.
+        sparsity: a penalty on some parameters.
     """
 
     config: TuningConfig
@@ -92,6 +94,7 @@ class Run:
     outside: dict[str, Any] = field(default_factory=dict)
     pending: Pending = field(default_factory=Pending)
     held: Held = field(default_factory=Held)
+    sparsity: Sparsity = field(default_factory=Sparsity)
 
     @property
     def lr(self) -> float:
