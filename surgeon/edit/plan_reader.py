@@ -33,13 +33,14 @@ CONSUMERS: Mapping[str, Literal["random", "zero", "keep"]] = {"random": "random"
 FIELDS = ("version", "method", "options", "targets", "figures", "skipped", "shapes", "groups", "scalings", "edits")
 
 
-def decode(tensors: Mapping[str, Tensor], text: str, origin: str) -> Plan:
+def decode(tensors: Mapping[str, Tensor], text: str, origin: str, most_places: int = MOST_PLACES) -> Plan:
     """Return the plan that `encode` has written down.
 
     Args:
         tensors: by name.
         text: JSON.
         origin: where both come from, for messages.
+        most_places: positions that all edits together may touch.
 
     Raises:
         PlanError: anything in it is unknown, malformed, out of range or does not fit the rest.
@@ -48,7 +49,7 @@ def decode(tensors: Mapping[str, Tensor], text: str, origin: str) -> Plan:
     if isinstance(root.value, dict) and root.value.get("version", VERSION) != VERSION:
         raise PlanError(f"{origin} has a plan of another format than {VERSION}.", "Use the version that wrote it.")
     parts = root.fields(*FIELDS)
-    decoder = _Decoder(tensors)
+    decoder = _Decoder(tensors, most_places)
     decoder.groups = tuple(decoder.group(node) for node in parts["groups"].entries())
     decoder.scalings = tuple(decoder.scaling(node) for node in parts["scalings"].entries())
     return Plan(
@@ -69,10 +70,11 @@ def _shape(node: Node) -> tuple[int, ...]:
 class _Decoder:
     """Reads one file's groups, scalings and edits, in this order."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], most_places: int) -> None:
         self.groups: tuple[ChannelGroup, ...] = ()
         self.scalings: tuple[Scaling, ...] = ()
         self._tensors = tensors
+        self._most_places = most_places
 
     def edits(self, node: Node) -> tuple[Edit, ...]:
         """Return all edits, unless they touch more positions than any network has."""
@@ -89,8 +91,8 @@ class _Decoder:
         for entry in node.entries():
             edit = readers[_kind(entry)](entry)
             places += _places(edit)
-            if places > MOST_PLACES:
-                raise node.refusal(f"about less than {MOST_PLACES} positions")
+            if places > self._most_places:
+                raise node.refusal(f"about less than {self._most_places} positions")
             edits.append(edit)
         return tuple(edits)
 

@@ -154,6 +154,8 @@ class Method:
         needs_partner: it mixes in a second network.
         phases: `(config, epochs of fine-tuning) → phases`, for a method that edits the network during fine-tuning
             alone: `make_plan` is asked at the beginning of each but the first.
+        recalls: its plan at the end of such a phase wants to know what was replaced: `Inputs.replaced` has the values,
+            and else only the places.
         check: `(inputs, config)` raises a `SurgeonError` where nothing could be edited; for methods whose first plan is
             made late.
         sparsification: `(inputs, config) → how channels are made to die before the plan`, or None.
@@ -169,6 +171,7 @@ class Method:
     measures: Callable[[Any], str | None] = lambda config: None
     needs_partner: bool = False
     phases: Callable[[Any, int], tuple[Phase, ...]] | None = None
+    recalls: bool = False
     check: Callable[[Inputs, Any], None] = lambda inputs, config: None
     sparsification: Callable[[Inputs, Any], Sparsification | None] = lambda inputs, config: None
     holds: Callable[[Any], bool] = lambda config: False

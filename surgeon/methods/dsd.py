@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from surgeon.coupling.graph import Layer
 from surgeon.edit.plan import Edit, Plan
@@ -40,8 +41,6 @@ class DsdConfig(Rounds):
 def make_plan(inputs: Inputs, config: DsdConfig) -> Plan:
     """Return the edits that prune the smallest weights of the selected layers, or none where they are let go again.
 
-    Of weights of the same magnitude any may be pruned.
-
     Raises:
         LayerError: no layer can take part.
     """
@@ -55,10 +54,27 @@ def make_plan(inputs: Inputs, config: DsdConfig) -> Plan:
             key = layer.writer.weight
             weight = inputs.tensors[key]
             count = part(config.ratio, weight.numel())
-            smallest = weight.abs().flatten().topk(count, largest=False, sorted=False).indices.sort().values.cpu()
+            smallest = smallest_entries(weight, count)
             edits.append(set_blocks(key, weight, layer.filters, smallest, torch.zeros(1), "pruned", 1))
             figures[layer.name] = {"pruned": count, "weights": weight.numel()}
     return Plan(config.NAME, dict(vars(config)), inputs.targets, tuple(edits), figures, tuple(skipped))
+
+
+def smallest_entries(weight: Tensor, count: int) -> Tensor:
+    """Return the places of the entries of smallest magnitude in a flattened weight, ascending, on the CPU.
+
+    Of entries that are equal the first are taken.
+
+    Args:
+        weight: any shape.
+        count: how many, at least 1.
+    """
+    magnitudes = weight.detach().abs().flatten().cpu()
+    limit = magnitudes.kthvalue(count).values
+    chosen = magnitudes < limit
+    equal = (magnitudes == limit).nonzero().flatten()
+    chosen[equal[: count - int(chosen.sum())]] = True
+    return chosen.nonzero().flatten()
 
 
 def prunable(inputs: Inputs, config: DsdConfig) -> tuple[tuple[Layer, ...], list[str]]:

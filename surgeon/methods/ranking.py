@@ -101,7 +101,9 @@ def candidates(inputs: Inputs, criterion: str) -> tuple[tuple[Layer, ...], list[
     found: list[Layer] = []
     skipped: list[str] = []
     for layer in inputs.layers():
-        reason = _unusable(layer, inputs, output, alone) or _unranked(layer, inputs, criterion, norms)
+        reason = _unusable(layer, inputs, output, alone, norms.get(layer.name)) or _unranked(
+            layer, inputs, criterion, norms
+        )
         if reason:
             skipped.append(f"{layer.name}: its filters are left alone: {reason}.")
         else:
@@ -147,7 +149,11 @@ def choose(strengths: Mapping[str, Tensor], ratio: float, max_per_layer: float) 
 
 
 def _unusable(
-    layer: Layer, inputs: Inputs, output: Collection[tuple[str, int]], alone: Mapping[tuple[str, int], str]
+    layer: Layer,
+    inputs: Inputs,
+    output: Collection[tuple[str, int]],
+    alone: Mapping[tuple[str, int], str],
+    norm: Norm | None,
 ) -> str:
     """Return why a layer's filters cannot start anew, or nothing."""
     if layer.writer is None:
@@ -157,8 +163,10 @@ def _unusable(
         return "they are the network's output"
     if not layer.convolution and not set(layer.names) & set(inputs.targets):
         return "a linear layer takes part only where it is named itself"
-    if layer.writer.weight in inputs.frozen:
-        return "their weights are frozen, and would not learn anything new"
+    own = (layer.writer.weight, layer.writer.bias, *(() if norm is None else (norm.weight, norm.bias)))
+    frozen = [key for key in own if key is not None and key in inputs.frozen]
+    if frozen:
+        return f"{frozen[0]} would not learn, as it is frozen"
     return alone.get(place, "")
 
 

@@ -113,13 +113,17 @@ def drop(inputs: Inputs, config: ReprConfig) -> Plan:
             weight = inputs.tensors[layer.writer.weight]
             zeros = torch.zeros(1)
             edits.append(_set_filters(layer, weight, chosen, zeros, "dropped"))
-            vectors = (layer.writer.bias, *(() if norm is None else (norm.weight, norm.bias)))
+            # Without a scale, the mean alone could still answer.
+            own = () if norm is None else (norm.weight, norm.bias) if norm.weight else (norm.running_mean,)
+            vectors = (layer.writer.bias, *own)
             edits += [Set(key, chosen, zeros, "dropped") for key in vectors if key is not None]
-            skipped += shared_norm(layer, norm)
+            skipped += shared_norm(layer, norm) or _normalized_later(inputs, layer)
         figures[layer.name] = {"dropped": chosen.numel(), "filters": ranking.strengths[layer.name].numel()}
     dropped, wanted = sum(len(chosen) for chosen in weakest.values()), part(config.ratio, ranking.filters)
     if dropped < wanted:
-        skipped.append(f"Only {dropped} filters are dropped, not {wanted}: the layers may not lose more.")
+        skipped.append(
+            f"{wanted - dropped} of the {wanted} filters that ratio asks for are kept: no layer may lose more."
+        )
     return _plan(inputs, config, edits, figures, skipped)
 
 
@@ -141,17 +145,33 @@ def renew(inputs: Inputs, config: ReprConfig) -> Plan:
         rows = filter_rows(weight, layer).cpu().double()
         staying = torch.ones(len(rows), dtype=torch.bool).index_fill(0, filters, False)
         kept = rows[staying]
-        new = orthogonal_filters(kept, past, generator)
-        length = config.scale * _mean_norm(kept, past)
-        edits.append(_set_filters(layer, weight, filters, new * length, "re-initialized"))
+        directions = orthogonal_filters(kept, past, generator)
+        # As the weight will hold them.
+        new = (directions * config.scale * _mean_norm(kept, past)).to(weight.dtype).double()
+        edits.append(_set_filters(layer, weight, filters, new, "re-initialized"))
         edits += _fresh_norm(norms.get(layer.name), filters)
         figures[layer.name] = {
             "renewed": filters.numel(),
-            "norm": length,
-            "cosine_to_kept": _largest(new @ normalize(kept, dim=1).T),
-            "cosine_to_past": _largest((new * normalize(past, dim=1)).sum(1)),
+            "norm": float(new.norm(dim=1).mean()),
+            "cosine_to_kept": _largest(normalize(new, dim=1) @ normalize(kept, dim=1).T),
+            "cosine_to_past": _largest((normalize(new, dim=1) * normalize(past, dim=1)).sum(1)),
         }
     return _plan(inputs, config, edits, figures, [])
+
+
+def _normalized_later(inputs: Inputs, layer: Layer) -> list[str]:
+    """Return the sentence that shifts behind dropped filters answer in their place, where there are any."""
+    assert layer.writer is not None
+    for group in inputs.graph.groups:
+        if layer.writer.weight not in {member.tensor for member in group.members if member.role == "producer"}:
+            continue
+        # What belongs to the layers that write the same channels is not behind them.
+        own = {key for writer in group.writers for key in (writer.bias, writer.norm.bias if writer.norm else None)}
+        later = {m.tensor for m in group.members if m.role == "affine" and m.tensor.endswith("bias")} - own
+        if later:
+            shifts = ", ".join(sorted(later))
+            return [f"{layer.name}: {shifts}, behind dropped filters, stays and answers in their place."]
+    return []
 
 
 def _set_filters(layer: Layer, weight: Tensor, filters: Tensor, values: Tensor, what: str) -> Set:
@@ -208,5 +228,6 @@ REPR = Method(
     make_plan=make_plan,
     measures=lambda config: measured(config.criterion),
     phases=lambda config, epochs: phases_of(config, epochs, PART),
+    recalls=True,
     check=check,
 )

@@ -52,8 +52,8 @@ def phases_of(config: Rounds, epochs: int, part: str) -> tuple[Phase, ...]:
     if rounds < 1:
         raise OptionError(
             f"{config.NAME} needs {length + 1} epochs of fine-tuning or more, s1 + s2 + 1, and there are {epochs}.",
-            f"Give --epochs {config.n * length + 1} or more (epochs= in Python), which all {config.n} rounds need, or "
-            "a smaller s1 and s2.",
+            f"Give --epochs {config.n * length + 1} or more (epochs= in Python), which all {config.n} rounds need, and "
+            "--sched none or multistep, so that what comes back last learns as well; or a smaller s1 and s2.",
         )
     phases = []
     for number in range(rounds):

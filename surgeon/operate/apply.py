@@ -45,7 +45,7 @@ from surgeon.operate.work import (
 from surgeon.progress import Track, no_progress
 from surgeon.tuning import BatchLoss, Metric, TuningConfig, make_accelerator
 from surgeon.tuning.accelerator import accumulation
-from surgeon.tuning.freeze import frozen_names
+from surgeon.tuning.freeze import untrained_names
 
 
 @named_shortage()
@@ -161,7 +161,7 @@ def apply(
     teaching = find_teacher(model, teacher)
     measured = calibration if calibration is not None else train
     images = task.measured(measured)
-    frozen = frozen_names(model, settings.freeze)
+    frozen = untrained_names(model, settings.freeze) if train is not None and epochs else ()
     subject = Subject(model, chosen, config, graph, images, accelerator.device, track, say, frozen)
     check_phases(subject, plans, None if train is None else epochs)
     start = time.perf_counter()
@@ -204,7 +204,7 @@ def apply(
         if not course.stages:
             finish(work, course, "original", None, start)
         kept = taken(keeper, "phases")
-        phases = Phases(subject, epochs, kept) if chosen.phases else sparsifying(subject, plans[0], kept)
+        phases = Phases(subject, settings, kept) if chosen.phases else sparsifying(subject, plans[0], kept)
         operation = Operation(work, subject, second, recalibrate, phases)
         if keeper is not None:
             keep_operation(keeper, operation, course, measured)

@@ -29,6 +29,11 @@ class Course:
         if changes:
             self.changes.append(f"The run was continued with other options than it began with: {', '.join(changes)}.")
 
+    def remark(self, text: str) -> None:
+        """Add what a reader of the figures should know, once."""
+        if text not in self.changes:
+            self.changes.append(text)
+
     def note(self, made: Plan, epoch: int | None = None) -> None:
         """Add a plan that was carried out, at the start of a target or (with `epoch`) during fine-tuning."""
         self.edits += edit_rows(made, epoch)

@@ -30,11 +30,12 @@ def check_fine_tuning(job: Job) -> None:
         raise OptionError("No epoch of fine-tuning is asked for.", "Give --epochs 1 or more.")
 
 
-def check_method(job: Job, name: str) -> None:
+def check_method(job: Job, name: str, *, only_plan: bool = False) -> None:
     method = find_method(name)
     config = make_config(method, job.options)
     if method.phases is not None and job.plan is None:
-        method.phases(config, job.epochs)
+        if not only_plan:
+            method.phases(config, job.epochs)
         if job.plan_output is not None:
             raise OptionError(
                 f"The plan of {name} is one step of its schedule, and could not be carried out by itself.",

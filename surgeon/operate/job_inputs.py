@@ -86,7 +86,7 @@ def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Op
     if job.method is None:
         check_fine_tuning(job)
     else:
-        check_method(job, job.method)
+        check_method(job, job.method, only_plan=only_plan)
     check_outputs(job)
     start = open_start(job)
     model, checkpoint = start.model, start.checkpoint

@@ -1,26 +1,26 @@
 """The phases of a fine-tuning in which a method holds a part of the network at zero, and what that part was before."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surgeon.edit.execute import execute
 from surgeon.edit.plan import Plan, Set
-from surgeon.edit.plan_file import encode
-from surgeon.edit.plan_reader import decode
 from surgeon.errors import DataError, OptionError
 from surgeon.methods.base import Inputs, Phase
 from surgeon.methods.rounds import missing_rounds
 from surgeon.operate.course import Course
+from surgeon.operate.holding import before, clear, masks_of, read_back, sets_of, written_down
 from surgeon.operate.inputs import Subject, measured_inputs, plain_inputs
-from surgeon.operate.moments import forget
 from surgeon.operate.several import agreed
 from surgeon.operate.work import Round
-from surgeon.tuning import BetweenEpochs, Held, Sparsity, State, clear_moments
+from surgeon.tuning import BetweenEpochs, Held, Sparsity, State, TuningConfig
+from surgeon.tuning.schedule import rate_share
 from surgeon.tuning.state import fitting_state
+
+LITTLE = 0.05
+"""The share of the learning rate below which what starts anew hardly learns any more."""
 
 
 class Phases:
@@ -28,7 +28,7 @@ class Phases:
 
     Args:
         subject: the network under its method.
-        epochs: of fine-tuning.
+        tuning: the options of the fine-tuning.
         state: what `state` returned in an earlier run with the same arguments, or None.
 
     Attributes:
@@ -39,18 +39,17 @@ class Phases:
         CheckpointError: the state is not one of this run.
     """
 
-    def __init__(self, subject: Subject, epochs: int, state: State | None = None) -> None:
+    def __init__(self, subject: Subject, tuning: TuningConfig, state: State | None = None) -> None:
         assert subject.method.phases is not None
         self.held = Held()
         self._subject = subject
-        self._epochs = epochs
-        self._phases = subject.method.phases(subject.config, epochs)
+        self._tuning = tuning
+        self._phases = subject.method.phases(subject.config, tuning.epochs)
         self._replaced: tuple[Set, ...] = ()
         self.held.phase = self._phases[0].name
         if state is not None:
             with fitting_state():
-                tensors, text = state["replaced"]
-                self._hold(sets_of(decode(tensors, text, "The run's state")))
+                self._hold(read_back(state["replaced"]))
                 self.held.phase = state["phase"]
 
     begins_with_plan = False
@@ -64,14 +63,13 @@ class Phases:
 
     def state(self) -> State:
         """Return what decides how it goes on."""
-        named = Plan(self._subject.method.name, {}, (), self._replaced)
-        return {"phase": self.held.phase, "replaced": encode(named)}
+        return {"phase": self.held.phase, "replaced": written_down(self._replaced)}
 
     def between_epochs(self, course: Course, one: Round) -> BetweenEpochs:
         """Return what happens between the epochs: where a phase begins, its plan is made and carried out."""
-        remark = missing_rounds(self._subject.config, self._phases)
-        if remark is not None:
-            course.skipped[remark] = None
+        for remark in self._remarks():
+            course.remark(remark)
+            self._subject.say(remark)
         starts = {phase.start: phase for phase in self._phases[1:]}
 
         def turn(epoch: int, optimizer: Optimizer) -> dict[str, Any] | None:
@@ -89,21 +87,32 @@ class Phases:
 
         return turn
 
+    def _remarks(self) -> Iterator[str]:
+        """Yield what a user should know before he waits for the end."""
+        missing = missing_rounds(self._subject.config, self._phases)
+        if missing is not None:
+            yield missing
+        last = self._phases[-1].start
+        share = rate_share(self._tuning, last)
+        if share < LITTLE:
+            yield (
+                f"When the last part comes back, in epoch {last + 1}, the learning rate is {share:.2%} of --lr, and it "
+                "will hardly learn: take --sched none or multistep, or more epochs."
+            )
+
     def _begin(self, phase: Phase, one: Round, optimizer: Optimizer) -> Plan:
         subject = self._subject
         inputs = self._inputs(phase, one)
         made = agreed(lambda: subject.method.make_plan(inputs, subject.config))
         tensors = subject.model.state_dict()
-        replaced = tuple(_before(edit, tensors) for edit in sets_of(made))
+        # Who has no use for what was there gets the places alone.
+        kept = (before(edit, tensors) if subject.method.recalls else edit for edit in sets_of(made))
+        replaced = tuple(kept) if phase.holds else ()
         execute(subject.model, made)
         # Whatever an optimizer does to entries without a gradient, it begins with them anew.
         clear(optimizer, subject.model, self.held.masks)
-        if phase.holds:
-            self._hold(replaced)
-            clear(optimizer, subject.model, self.held.masks)
-        else:
-            forget(optimizer, subject.model, made)
-            self._hold(())
+        self._hold(replaced)
+        clear(optimizer, subject.model, self.held.masks)
         self.held.phase = phase.name
         subject.say(f"From epoch {phase.start + 1} on the {phase.name} is trained{self._words(phase)}.")
         return made
@@ -116,7 +125,7 @@ class Phases:
         return f": round {phase.round}, {entries:,} of {everything:,} parameters are held at zero"
 
     def _inputs(self, phase: Phase, one: Round) -> Inputs:
-        seed, progress = one.seed + phase.start, phase.start / self._epochs
+        seed, progress = one.seed + phase.start, phase.start / self._tuning.epochs
         if phase.holds:
             return measured_inputs(self._subject, one.targets, seed, one.left_alone, None, progress).at(phase)
         inputs = plain_inputs(self._subject, one.targets, seed, one.left_alone, None, progress)
@@ -159,36 +168,3 @@ def check_phases(subject: Subject, rounds: Sequence[tuple[str, ...]], epochs: in
             )
     for targets in rounds:
         method.check(plain_inputs(subject, targets, 0, {}), subject.config)
-
-
-def sets_of(plan: Plan) -> tuple[Set, ...]:
-    """Return the edits of a plan that set entries."""
-    return tuple(edit for edit in plan.edits if isinstance(edit, Set))
-
-
-def _before(edit: Set, tensors: Mapping[str, Tensor]) -> Set:
-    """Return the edit that puts back what an edit is about to replace."""
-    tensor = tensors[edit.tensor].detach()
-    values = tensor.reshape(-1, edit.block_size)[edit.blocks.long().to(tensor.device)].flatten().cpu()
-    return Set(
-        edit.tensor, edit.blocks.cpu(), values, "put back", edit.filter_size, edit.columns, edit.block_size
-    )  # fmt: skip
-
-
-def masks_of(edits: Sequence[Set], model: nn.Module) -> dict[str, Tensor]:
-    """Return by parameter, bool of its shape, what edits set; what is no parameter is left out."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    return {edit.tensor: _mask(edit, parameters[edit.tensor]) for edit in edits if edit.tensor in parameters}
-
-
-def _mask(edit: Set, parameter: Tensor) -> Tensor:
-    mask = torch.zeros(parameter.numel() // edit.block_size, edit.block_size, dtype=torch.bool)
-    mask[edit.blocks.long()] = True
-    return mask.view(parameter.shape)
-
-
-def clear(optimizer: Optimizer, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Zero the optimizer's memory of the entries that are held."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, mask in masks.items():
-        clear_moments(optimizer, parameters[name], mask.to(parameters[name].device))

@@ -34,7 +34,7 @@ from surgeon.progress import Track, count_images
 from surgeon.tuning import make_accelerator
 from surgeon.tuning.compiling import without_compiler
 from surgeon.tuning.config import CHANGEABLE
-from surgeon.tuning.freeze import frozen_names
+from surgeon.tuning.freeze import untrained_names
 
 HARMLESS = {"workers", "download"}
 """Options that decide on nothing but how a result comes about."""
@@ -74,7 +74,7 @@ def _make_plan(job: Job, method: str, opened: Opened, track: Track, say: Say) ->
         seed=job.seed,
         graph=opened.graph,
         partner=opened.partner,
-        frozen=frozen_names(opened.model, job.tuning.freeze),
+        frozen=untrained_names(opened.model, job.tuning.freeze) if job.epochs else (),
         track=track,
         say=say,
         **job.options,

@@ -1,6 +1,7 @@
 """What makes a run of several processes one run: equal weights, a plan that all agree on, remarks for the reader."""
 
 import os
+import sys
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -80,7 +81,7 @@ def agreed(make: Callable[[], Plan]) -> Plan:
 
     tensors, text = main_decides(encoded)
     # The main process goes on with its own plan, whose channel groups are those of its graph.
-    return own[0] if own else decode(tensors, text, "The plan of the main process")
+    return own[0] if own else decode(tensors, text, "The plan of the main process", sys.maxsize)
 
 
 def batch_notes(batch_size: int) -> tuple[str, ...]:

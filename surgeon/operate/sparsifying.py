@@ -6,14 +6,12 @@ from torch.optim import Optimizer
 
 from surgeon.edit.execute import execute
 from surgeon.edit.plan import Plan, Set
-from surgeon.edit.plan_file import encode
-from surgeon.edit.plan_reader import decode
 from surgeon.measure.utilization import shares_in_use
 from surgeon.methods.base import Sparsification
 from surgeon.operate.course import Course
+from surgeon.operate.holding import clear, masks_of, read_back, sets_of, written_down
 from surgeon.operate.inputs import Subject, plain_inputs
 from surgeon.operate.moments import forget
-from surgeon.operate.phases import clear, masks_of, sets_of
 from surgeon.operate.several import agreed
 from surgeon.operate.work import Round
 from surgeon.tuning import BetweenEpochs, Held, Sparsity, State
@@ -51,8 +49,7 @@ class Sparsifying:
         self.held.phase = None if rule is None else SPARSE
         if state is not None:
             with fitting_state():
-                tensors, text = state["kept"]
-                self._hold(sets_of(decode(tensors, text, "The run's state")))
+                self._hold(read_back(state["kept"]))
                 self.held.phase, self.sparsity.coefficient = state["phase"], float(state["lambda"])
                 self._rounds, self._begun = int(state["rounds"]), int(state["begun"])
                 self._in_use = float(state["in use"])
@@ -70,7 +67,7 @@ class Sparsifying:
             "rounds": self._rounds,
             "begun": self._begun,
             "in use": self._in_use,
-            "kept": encode(Plan(self._subject.method.name, {}, (), self._kept)),
+            "kept": written_down(self._kept),
         }
 
     def hold(self, made: Plan) -> None:

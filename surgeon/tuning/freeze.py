@@ -43,6 +43,23 @@ def frozen_names(model: nn.Module, patterns: Iterable[str]) -> frozenset[str]:
     return frozenset(frozen)
 
 
+def untrained_names(model: nn.Module, patterns: Iterable[str]) -> frozenset[str]:
+    """Return every name of every parameter that fine-tuning leaves as it is.
+
+    Args:
+        model: the network; parameters without `requires_grad` are not trained.
+        patterns: what is frozen beside them, see `frozen_names`; a parameter that several modules share is frozen
+            where one of its names is.
+
+    Raises:
+        LayerError: a pattern matches nothing.
+    """
+    frozen = frozen_names(model, patterns)
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    still = {parameter for name, parameter in parameters if name in frozen or not parameter.requires_grad}
+    return frozenset(name for name, parameter in parameters if parameter in still)
+
+
 def _with_its_modules(name: str) -> Iterable[str]:
     """A tensor's name, and those of the modules around it."""
     parts = name.split(".")

@@ -1,6 +1,6 @@
 """Entries of the weights that are held at zero while the rest of the network is trained."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ class Held:
     def __init__(self) -> None:
         self.phase: str | None = None
         self._masks: dict[str, Tensor] = {}
-        self._placed: dict[str, Tensor] = {}
+        self._of: nn.Module | None = None
+        self._parts: list[tuple[nn.Parameter, Tensor]] = []
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
@@ -35,7 +36,7 @@ class Held:
             masks: see `masks`.
         """
         self._masks = {name: mask for name, mask in masks.items() if bool(mask.any())}
-        self._placed = {}
+        self._of = None
 
     def release(self) -> None:
         """Hold nothing any more."""
@@ -47,25 +48,32 @@ class Held:
 
         Args:
             module: what is trained, which may be divided among processes.
+
+        Raises:
+            KeyError: it has no parameter of a name that is held.
+            ValueError: a parameter has another shape.
         """
-        for parameter, mask in self._parts(module):
+        for parameter, mask in self._placed(module):
             if parameter.grad is not None:
                 local(parameter.grad).masked_fill_(mask, 0)
 
     @torch.no_grad()
     def after_update(self, module: nn.Module) -> None:
-        """Put the held entries back to zero."""
-        for parameter, mask in self._parts(module):
+        """Put the held entries back to zero; see `before_update`."""
+        for parameter, mask in self._placed(module):
             local(parameter).masked_fill_(mask, 0)
 
-    def _parts(self, module: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Yield each parameter of which something is held, with this process's part of the mask on its device."""
-        if not self._masks:
-            return
-        for name, parameter in module.named_parameters(remove_duplicate=False):
-            if name not in self._masks:
-                continue
-            if name not in self._placed:
-                mask = self._masks[name]
-                self._placed[name] = local(part_of(mask, parameter, axis_of(parameter))).to(local(parameter).device)
-            yield parameter, self._placed[name]
+    def _placed(self, module: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+        """Return each parameter of which something is held, with this process's part of the mask on its device."""
+        if not self._masks or module is self._of:
+            return self._parts if self._masks else []
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        self._parts = [(parameters[name], _part(mask, parameters[name])) for name, mask in self._masks.items()]
+        self._of = module
+        return self._parts
+
+
+def _part(mask: Tensor, parameter: nn.Parameter) -> Tensor:
+    if mask.shape != parameter.shape:
+        raise ValueError(f"a mask of {tuple(mask.shape)} holds nothing of a parameter of {tuple(parameter.shape)}")
+    return local(part_of(mask, parameter, axis_of(parameter))).to(local(parameter).device)

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.scheduler.scheduler_factory import create_scheduler_v2
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from surgeon.errors import OptionError
 from surgeon.tuning.config import TuningConfig
@@ -59,6 +60,20 @@ def create_schedule(optimizer: Optimizer, config: TuningConfig, updates_per_epoc
         raise _refusal(config.sched)
     _scale_first_rates(optimizer, schedule)
     return schedule
+
+
+def rate_share(config: TuningConfig, epoch: int) -> float:
+    """Return the learning rate at the beginning of an epoch, from 0, as a share of the option's.
+
+    Args:
+        config: see `create_schedule`.
+        epoch: below `config.epochs`.
+    """
+    optimizer = SGD([torch.zeros(1)], lr=config.lr)
+    schedule = create_schedule(optimizer, config, 1)
+    if schedule is not None:
+        schedule.step_update(epoch)
+    return base_rate(optimizer) / config.lr
 
 
 def _scale_first_rates(optimizer: Optimizer, schedule: Scheduler | None) -> None:

@@ -74,7 +74,7 @@ def test_a_dry_run_shows_what_would_be_dropped_now(
 
     save(path, timm.create_model("test_resnet", num_classes=10))
     for method, word in (("repr", "dropped"), ("dsd", "pruned")):
-        assert call(monkeypatch, "apply", path, "--method", method, *SHORT, "--dry-run", "--json") == 0
+        assert call(monkeypatch, "apply", path, "--method", method, "--dry-run", "--json") == 0
         plan = json.loads(capsys.readouterr().out)
         assert plan["edits"]
         assert {edit["what"] for edit in plan["edits"]} == {word}

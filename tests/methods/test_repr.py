@@ -154,7 +154,9 @@ def test_new_filters_are_orthogonal_to_the_kept_ones_and_to_their_own_past() -> 
         assert own.abs().max() < 1e-6
         others = functional.normalize(new) @ functional.normalize(kept).T
         assert others.abs().max() < 1e-6
-        assert figures["cosine_to_kept"] < 1e-12 > figures["cosine_to_past"]
+        # They are of what the weight holds, in its precision.
+        assert figures["cosine_to_kept"] == pytest.approx(float(others.abs().max()), rel=1e-6)
+        assert figures["cosine_to_past"] == pytest.approx(float(own.abs().max()), rel=1e-6)
 
 
 def test_a_batch_norm_of_its_own_starts_anew_where_a_filter_does() -> None:
@@ -191,9 +193,71 @@ def test_frozen_layers_and_what_is_not_selected_take_no_part() -> None:
     plan = make_plan(inputs(model, frozen={"first.weight"}), ReprConfig(ratio=0.9))
     tensors = {change.tensor for change in plan.changes()}
     assert not tensors & {"first.weight", "norm.weight", "hidden.weight", "head.weight"}
-    assert (
-        "first: its filters are left alone: their weights are frozen, and would not learn anything new." in plan.skipped
-    )
+    assert "first: its filters are left alone: first.weight would not learn, as it is frozen." in plan.skipped
+
+
+@pytest.mark.parametrize("key", ["first.bias", "norm.weight", "norm.bias"])
+def test_a_layer_with_a_frozen_bias_or_norm_takes_no_part(key: str) -> None:
+    plan = make_plan(inputs(network(), frozen={key}), ReprConfig(ratio=0.9))
+    assert not {change.tensor for change in plan.changes()} & {"first.weight", "first.bias", "norm.weight", "norm.bias"}
+    assert f"first: its filters are left alone: {key} would not learn, as it is frozen." in plan.skipped
+
+
+def test_a_norm_without_a_scale_answers_nothing_either() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6, affine=False), nn.ReLU(), nn.Conv2d(6, 4, 1)).eval()
+    model[1].running_mean.normal_()
+    execute(model, make_plan(inputs(model, "0"), ReprConfig(ratio=0.5)))
+    gone = ~model[0].weight.detach().flatten(1).any(1)
+    assert int(gone.sum()) == 3
+    assert not model[:2](torch.randn(2, 3, 5, 5))[:, gone].any()
+
+
+class Dense(nn.Module):
+    """A convolution whose channels are normalized only behind a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 4, 1, bias=False)
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        stem = self.stem(images).relu()
+        return self.head(self.norm(torch.cat([stem, self.conv(stem)], 1)).relu().mean((2, 3)))
+
+
+class Stream(nn.Module):
+    """Two convolutions that write one stream, each with a BatchNorm of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm_one = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.two, self.norm_two = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head((self.norm_one(self.one(images)) + self.norm_two(self.two(images))).relu().mean((2, 3)))
+
+
+def test_shifts_that_answer_in_the_place_of_dropped_filters_are_told() -> None:
+    plan = make_plan(inputs(Dense(), "conv"), ReprConfig(ratio=0.5))
+    assert "conv: norm.bias, behind dropped filters, stays and answers in their place." in plan.skipped
+    assert not make_plan(inputs(Stream(), "one"), ReprConfig(ratio=0.5)).skipped
+
+
+def test_the_figures_of_half_precision_are_those_of_its_rounded_weights() -> None:
+    model = network().to(torch.bfloat16)
+    known = Inputs(trace(network(), EXAMPLE), ("first",), model.state_dict(), 3)
+    plan = make_plan(known.at(HOLD), ReprConfig(ratio=0.5))
+    before = replaced(model, plan)
+    execute(model, plan)
+    kept = filters_of(model, "first")[model.norm.weight.detach() != 0]
+    again = make_plan(Inputs(known.graph, ("first",), model.state_dict()).at(FULL, before), ReprConfig())
+    execute(model, again)
+    new = filters_of(model, "first")[4 - 4 :][(filters_of(model, "first")[:, None] != kept).any(2).all(1)]
+    cosines = functional.normalize(new) @ functional.normalize(kept).T
+    assert again.figures["first"]["cosine_to_kept"] == pytest.approx(float(cosines.abs().max()), rel=1e-9)
+    assert again.figures["first"]["cosine_to_kept"] > 1e-6
 
 
 def test_no_layer_loses_more_than_it_may() -> None:
@@ -201,7 +265,7 @@ def test_no_layer_loses_more_than_it_may() -> None:
     counts = {name: (figures["dropped"], figures["filters"]) for name, figures in plan.figures.items()}
     # 9/10 of 8 and 6 filters, rounded down; of all 38 filters 34 were asked for.
     assert counts == {name: ((5, 6) if name == "up" else (7, 8)) for name in counts}
-    assert plan.skipped[-1] == "Only 33 filters are dropped, not 34: the layers may not lose more."
+    assert plan.skipped[-1] == "1 of the 34 filters that ratio asks for are kept: no layer may lose more."
 
 
 def test_layers_whose_kept_filters_are_dead_take_the_norm_of_the_past() -> None:

@@ -100,10 +100,50 @@ def test_a_run_that_stops_in_any_phase_goes_on_there(tmp_path: Path, method: str
         assert record.edits == expected.edits
 
 
+def test_it_goes_on_from_a_state_between_epochs_with_a_measured_criterion(tmp_path: Path) -> None:
+    options = {"criterion": "taylor", "tuning": TuningConfig(orthogonal_loss=0.01, channels_last="yes")}
+    whole, expected, _ = run("repr", calibration=loader(shuffle=True), **options)
+    for stop_at in (4, 13):
+        state = tmp_path / str(stop_at)
+        with pytest.raises(StoppedError):
+            run("repr", stop_at=stop_at, state=state, calibration=loader(shuffle=True), **options)
+        end, record, _ = run("repr", state=state, calibration=loader(shuffle=True), **options)
+        assert all(torch.equal(end.state_dict()[key], tensor) for key, tensor in whole.state_dict().items())
+        assert record.edits == expected.edits
+
+
 def test_rounds_that_do_not_fit_are_told() -> None:
-    _, record, _ = run("dsd", epochs=4)
-    assert "Only 1 of 2 rounds take place: all of them need 5 epochs." in record.skipped
+    said: list[str] = []
+    _, record, _ = run("dsd", epochs=4, say=said.append, tuning=TuningConfig(sched="none"))
+    assert said[0] == "Only 1 of 2 rounds take place: all of them need 5 epochs."
+    assert said[0] in record.notes
     assert [epoch["phase"] for epoch in record.epochs] == ["full network", "sparse network", *("full network",) * 2]
+
+
+def test_a_rate_at_which_the_last_part_would_not_learn_is_told() -> None:
+    # Cosine over 40 epochs: at the beginning of the last it is (1 + cos(π · 39 / 40)) / 2 = 0.154 % of the first.
+    images = DataLoader(TensorDataset(torch.randn(3, 1, 8, 8), torch.arange(3)), 3)
+    said: list[str] = []
+    options = {"s1": 20, "s2": 19, "n": 1, "epochs": 40, "train": images, "val": images, "say": said.append}
+    _, record, _ = run("dsd", tuning=TuningConfig(lr=0.01), **options)
+    assert said[0].startswith("When the last part comes back, in epoch 40, the learning rate is 0.15% of --lr")
+    assert said[0] in record.notes
+    said.clear()
+    run("dsd", tuning=TuningConfig(lr=0.01, sched="none"), **options)
+    assert said[0].startswith("From epoch 21")
+
+
+@pytest.mark.parametrize("method", ["repr", "dsd"])
+def test_what_does_not_require_a_gradient_is_left_alone(method: str) -> None:
+    model = make_network()
+    model.one.requires_grad_(False)
+    before = {key: tensor.clone() for key, tensor in model.one.state_dict().items()}
+    given = {"train": loader(), "val": loader(), "example_input": EXAMPLE, **SHORT}
+    record = surgeon.apply(model, method, **given)
+    assert torch.equal(model.one[0].weight, before["0.weight"])
+    assert any(
+        "one.0.weight would not learn" in why or "one.0: its weights are left alone" in why for why in record.skipped
+    )
 
 
 def test_frozen_layers_are_not_dropped() -> None:

@@ -73,12 +73,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "adafactor": {},
     "muon": {},
     "madgrad": {},
+    "adahessian": {},
+    "lookahead_sgd": {"channels_last": "yes", "model_ema": True},
+    "adan": {"mixed_precision": "bf16"},
 }
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_no_optimizer_moves_what_is_held_by_a_single_bit(accelerator, name: str) -> None:
     model, held, seen = network(), Held(), []
+    if "mixed_precision" in OPTIONS[name]:
+        accelerator = make_accelerator(OPTIONS[name]["mixed_precision"], cpu=True)
 
     def write(state: State) -> None:
         if not held.masks:
@@ -155,6 +160,15 @@ def test_an_epoch_without_a_part_of_the_network_is_not_the_best(accelerator) -> 
     tuned = train(model, accelerator, TuningConfig(epochs=5, lr=0.05), held, holding(model, held), score=score)
     assert tuned.best_epoch == 4
     assert tuned.best_state["8.weight"].all()
+
+
+def test_what_cannot_be_held_is_an_error(accelerator) -> None:
+    for masks_, kind in (({"nothing": torch.ones(1, dtype=torch.bool)}, KeyError),
+                         ({"0.weight": torch.ones(4, dtype=torch.bool)}, ValueError)):  # fmt: skip
+        held = Held()
+        held.hold(masks_)
+        with pytest.raises(kind):
+            train(network(), accelerator, TuningConfig(epochs=1), held, None)
 
 
 def test_holding_nothing_is_training_as_ever(accelerator) -> None:
