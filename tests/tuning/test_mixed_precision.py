@@ -4,7 +4,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from surgeon.errors import OptionError
-from surgeon.tuning import TuningConfig, evaluate, logits, make_accelerator, tune
+from surgeon.tuning import Held, TuningConfig, evaluate, logits, make_accelerator, tune
 
 
 class Watched(nn.Module):
@@ -80,3 +80,16 @@ def test_one_process_trains_the_whole_network_even_where_fsdp_is_configured(monk
     model = Watched()
     tune(model, loader(), loader(), TuningConfig(epochs=1), accelerator=make_accelerator(cpu=True))
     assert (True, torch.float32) in model.seen
+
+
+def test_what_is_held_stays_zero_in_mixed_precision(fresh_process_state):
+    model, held = Watched(), Held()
+    mask = torch.zeros(3, 12, dtype=torch.bool)
+    mask[1, ::2] = True
+    with torch.no_grad():
+        model.linear.weight.masked_fill_(mask, 0)
+    held.hold({"linear.weight": mask})
+    config = TuningConfig(epochs=2, lr=0.1, weight_decay=0.1, clip_grad=0.1)
+    tune(model, loader(), loader(), config, accelerator=make_accelerator("bf16", cpu=True), held=held)
+    assert not model.linear.weight[mask].any()
+    assert model.linear.weight[~mask].all()
