@@ -104,7 +104,9 @@ def test_a_folders_init_only_hands_names_on(path: Path) -> None:
 HEAVY = ("torch", "timm", "torchvision", "accelerate", "matplotlib", "sklearn", "scipy", "datasets")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["apply", "--help"], ["finetune", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["apply", "--help"], ["finetune", "--help"], ["diff", "--help"]]
+)
 def test_help_imports_no_heavy_library(arguments: list[str]) -> None:
     script = (
         "import sys\n"

@@ -20,6 +20,7 @@ COMMANDS = {
     "finetune": "Fine-tune a checkpoint without any operation: the control of every comparison.",
     "inspect": "Show which tensor axes carry the same channels, and what is frozen and why.",
     "verify": "Prove the channel groups of a network by permuting them.",
+    "diff": "Show in which tensors and channels two checkpoints differ, and whether one is the other reordered.",
     "evaluate": "Measure a checkpoint's top-1, top-5 and loss.",
     "methods": "List the methods, or show one method's options.",
 }
