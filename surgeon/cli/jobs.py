@@ -55,6 +55,7 @@ def tuning_job(
         OptionError: a value is out of its range.
     """
     from surgeon.operate.job import Job
+    from surgeon.report.card import card
 
     options = {**ctx.params, **values}
     data, seed = options["data"], options["seed"]
@@ -85,4 +86,5 @@ def tuning_job(
         resume_changed=options["resume_changed"],
         init=options["init"],
         teacher_arch=options["teacher_arch"],
+        reports={} if options["model_card"] is None else {options["model_card"]: lambda record: card(record.to_dict())},
     )

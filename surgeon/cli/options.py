@@ -50,6 +50,9 @@ layers_option = click.option(
 
 output_options = combined(
     click.option("-o", "--output", type=CHECKPOINT, help="The result; <stem>-<what was done>.safetensors by default."),
+    click.option(
+        "--model-card", type=CHECKPOINT, metavar="FILE", help="Write a model card too, such as README.md for the Hub."
+    ),
     click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
     click.option(
         "--save-every",

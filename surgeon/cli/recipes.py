@@ -19,7 +19,7 @@ LARGEST = 2**26
 
 NOT_OF_A_RUN = frozenset({
     "output", "overwrite", "dry_run", "save_plan", "as_json", "tensorboard", "recipe", "restart", "save_every",
-    "save_exemplars", "resume_changed",
+    "save_exemplars", "resume_changed", "model_card",
 })  # fmt: skip
 """Parameters that say where results go, and not what they are."""
 

@@ -78,7 +78,7 @@ def run_and_show(job: Job, *, as_json: bool, tensorboard: Path | None, last: boo
     if as_json and last:
         render.echo(record.to_json().rstrip())
     elif not as_json:
-        render.echo(f"{job.result}\n{job.record}")
+        render.echo("\n".join(str(path) for path in (job.result, job.record, *job.reports)))
 
 
 def _events(job: Job, directory: Path) -> Events:

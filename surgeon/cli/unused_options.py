@@ -13,7 +13,7 @@ from surgeon.errors import OptionError
 READ_FROM_DATA = ("limit", "hold_out", "data_root", "download")
 MADE_WITHOUT_DATA = ("exemplars", "exemplar_steps", "exemplar_size", "save_exemplars")
 WITHOUT_DECAY_RATE = ("cosine", "tanh", "none")
-NOT_WRITTEN_BY_A_DRY_RUN = ("save_exemplars", "tensorboard")
+NOT_WRITTEN_BY_A_DRY_RUN = ("save_exemplars", "tensorboard", "model_card")
 
 
 def refuse_unused(ctx: click.Context, names: Collection[str], why: str) -> None:

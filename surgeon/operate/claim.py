@@ -37,7 +37,7 @@ def claimed(job: Job) -> Iterator[None]:
             if job.states is not None and job.result.parent.is_dir():
                 stack.enter_context(_held(job.states))
                 job.states.tidy()
-            for path in (job.result, job.record, job.best, job.exemplar_file):
+            for path in (job.result, job.record, job.best, job.exemplar_file, *job.reports):
                 remove_leftovers(path)
         yield
 

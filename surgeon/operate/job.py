@@ -12,6 +12,7 @@ from surgeon.data import ImageConfig, ImageData
 from surgeon.data.exemplars import SUFFIX as EXEMPLARS_SUFFIX
 from surgeon.data.transforms import Transform
 from surgeon.exemplars import SynthesisConfig
+from surgeon.operate.record import Record
 from surgeon.operate.states import StateFolder
 from surgeon.operate.stored_plan import StoredPlan
 from surgeon.tuning import TuningConfig
@@ -78,6 +79,7 @@ class Job:
         init: the weights that the network starts with: the checkpoint's, or random ones, which `seed` decides. Of the
             checkpoint there are then only its architecture, the teacher `original`, and what answers are compared with.
         teacher_arch: the architecture of the teacher's file, where it is another than `arch`.
+        reports: further text files that are written after the record, and what makes each of it.
     """
 
     checkpoint: Path | None
@@ -109,6 +111,7 @@ class Job:
     notes: tuple[str, ...] = ()
     init: Init = "checkpoint"
     teacher_arch: str | None = None
+    reports: Mapping[Path, Callable[[Record], str]] = field(default_factory=dict)
 
     @property
     def result(self) -> Path:

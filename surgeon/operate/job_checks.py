@@ -69,8 +69,19 @@ def check_outputs(job: Job) -> None:
         raise OutputError(f"The output {job.result} would replace the plan.", "Give another name with -o.")
     for path in (job.result, job.record, job.best):
         refuse_existing(path, job.may_replace(path))
+    for path in job.reports:
+        _check_report(job, path)
     if job.plan_output is not None:
         _check_plan_output(job, job.plan_output)
+
+
+def _check_report(job: Job, path: Path) -> None:
+    others = [job.checkpoint, None if job.plan is None else job.plan.path]
+    others += [job.result, job.record, job.best, job.exemplar_file, job.partner]
+    others += [None if job.teacher in (None, "original") else Path(str(job.teacher))]
+    if path.resolve() in [other.resolve() for other in others if other is not None]:
+        raise OutputError(f"The report {path} would replace an input or another output.", "Give it another name.")
+    refuse_existing(path, job.may_replace(path))
 
 
 def _check_plan_output(job: Job, path: Path) -> None:

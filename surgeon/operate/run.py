@@ -90,7 +90,7 @@ def run_job(
     say: Say,
     on_resume: OnResume = lambda epochs: None,
 ) -> Record:
-    """Do the job: write the result, its record, and the best epoch's weights where they are not the last.
+    """Do the job: write the result, its record and reports, and the best epoch's weights where they are not the last.
 
     Every file appears whole or not at all, and the result before its record.
 
@@ -251,7 +251,7 @@ def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, 
     core = {key: value for key, value in record.to_dict().items() if key not in ("edits", "epochs", "skipped")}
     header = {"surgeon": json.dumps(core, default=str)}
     model.to("cpu")
-    outputs = (job.result, job.record, job.best)
+    outputs = (job.result, job.record, job.best, *job.reports)
     for path in outputs:
         refuse_existing(path, job.may_replace(path))
     if job.states is not None:
@@ -264,6 +264,8 @@ def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, 
     if not best:
         # Permitted by --overwrite: weights of an earlier run must not stand beside this one's result.
         job.best.unlink(missing_ok=True)
+    for path, report in job.reports.items():
+        write_text(path, report(record), job.may_replace(path))
     drop_stale(job, record.data.get("file"), say)
     if job.states is not None:
         job.states.remove()
