@@ -67,7 +67,8 @@ def _front_matter(record: Mapping[str, Any]) -> str:
     if base is not None:
         content["base_model"] = base
     if scores:
-        name = str(record["data"].get("name", "images"))
+        name = _images(record) or "images"
+        part = f" ({record['recipe']['limit']} images at most)" if "limit" in record["recipe"] else ""
         content["metrics"] = ["accuracy"]
         content["model-index"] = [
             {
@@ -75,7 +76,7 @@ def _front_matter(record: Mapping[str, Any]) -> str:
                 "results": [
                     {
                         "task": {"type": "image-classification"},
-                        "dataset": {"name": name, "type": name},
+                        "dataset": {"name": name + part, "type": name},
                         "metrics": scores,
                     }
                 ],
@@ -106,6 +107,12 @@ def _input(record: Mapping[str, Any]) -> str | None:
     return None if path is None else PurePath(path).name
 
 
+def _images(record: Mapping[str, Any]) -> str | None:
+    """The name of the images; of a folder that is named by its whole path, the last part."""
+    name = record["data"].get("name")
+    return PurePath(name).name if name is not None and PurePath(name).is_absolute() else name
+
+
 def _introduction(record: Mapping[str, Any]) -> str:
     source = _input(record)
     start = "a network with random weights" if source is None or _starts_at_random(record) else plain(source)
@@ -134,7 +141,7 @@ def _done(record: Mapping[str, Any]) -> str:
         ("SHA-256 of the input", digest),
         ("layers", ", ".join(record["targets"]) or None),
         *((f"option {name}", value) for name, value in record["options"].items()),
-        ("images", record["data"].get("name")),
+        ("images", _images(record)),
         ("epochs of fine-tuning", len(record["epochs"])),
         *(
             (f"fine-tuning: {name}", value)

@@ -173,7 +173,8 @@ def test_a_method_is_told_with_its_paper_its_edits_and_the_need_of_a_control() -
 
 
 def test_folders_of_files_stay_private_and_no_license_is_invented() -> None:
-    text = card(with_(arch="/home/me/secret/net.py:make", partner={"trained": True, "path": "/home/me/secret/p.pt"}))
+    changes = {"arch": "/home/me/secret/net.py:make", "data": {"kind": "images", "name": "/home/me/secret/photos"}}
+    text = card(with_(**changes, partner={"trained": True, "path": "/home/me/secret/p.pt"}))
     assert "secret" not in text
     assert "(architecture net.py:make)" in text
     assert "surgeon.load('mine.safetensors', arch='net.py:make')" in text
@@ -196,6 +197,11 @@ def test_folders_of_files_stay_private_and_no_license_is_invented() -> None:
 )
 def test_the_base_model_is_named_only_where_the_weights_are_known(changes: dict[str, Any], base: str | None) -> None:
     assert front(card(with_(**changes))).get("base_model") == base
+
+
+def test_figures_of_a_part_of_the_images_are_told_as_such() -> None:
+    (result,) = front(card(with_(recipe={"limit": 200})))["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "digits (200 images at most)", "type": "digits"}
 
 
 @pytest.mark.parametrize("data", [{}, {"kind": "exemplars", "name": "x"}, {"kind": "random", "name": "random"}])
