@@ -14,7 +14,7 @@ from torch import Tensor
 
 from surgeon.coupling.graph import ChannelGroup, Member
 from surgeon.edit.permute import permute_member
-from surgeon.edit.refinement import Carriers, refine
+from surgeon.edit.refinement import Carriers, Refined, refine
 
 MOST_VISITS = 20
 """Visits to a group at most, on average; every visit that changes anything brings the group's channels closer."""
@@ -54,18 +54,27 @@ def match(groups: Iterable[ChannelGroup], first: Mapping[str, Tensor], second: M
     carriers = _carriers(groups, first, second)
     refined = refine(carriers, first, second)
     aligned = _Aligned(carriers, second, refined.orders)
-    differing = {name for name, tensor in aligned.tensors.items() if not same_values(first[name], tensor)}
-    unsure = {
-        group: members
-        for group, members in carriers.items()
-        if (group not in refined.orders or group in refined.tied) and any(one.tensor in differing for one in members)
-    }
+    unsure = _unsure(carriers, refined, first, aligned)
+    if not refined.tied.isdisjoint(unsure):
+        refined = refine(carriers, first, second, carefully=True)
+        aligned = _Aligned(carriers, second, refined.orders)
+        unsure = _unsure(carriers, refined, first, aligned)
     if unsure:
         rough = _Aligned(carriers, second, {**aligned.orders, **_rough(unsure, first, aligned)})
         for candidate in (aligned, rough):
             _descend(unsure, first, candidate)
         aligned = min((aligned, rough), key=lambda candidate: _distance(first, candidate.tensors))
     return Matching(aligned.orders, aligned.tensors)
+
+
+def _unsure(carriers: Carriers, refined: Refined, first: Mapping[str, Tensor], aligned: "_Aligned") -> Carriers:
+    """Return the groups that refinement has not found, or paired freely, and that tensors which differ carry."""
+    differing = {name for name, tensor in aligned.tensors.items() if not same_values(first[name], tensor)}
+    return {
+        group: members
+        for group, members in carriers.items()
+        if (group not in refined.orders or group in refined.tied) and any(one.tensor in differing for one in members)
+    }
 
 
 def exact(tensor: Tensor) -> Tensor:

@@ -43,7 +43,9 @@ class Refined:
     tied: Set[ChannelGroup]
 
 
-def refine(carriers: Carriers, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Refined:
+def refine(
+    carriers: Carriers, first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, carefully: bool = False
+) -> Refined:
     """Find the order of each group's channels by which the second network's tensors are the first's.
 
     Tensors that differ by more than an order of channels are passed over, and a group whose channels the others do not
@@ -53,8 +55,10 @@ def refine(carriers: Carriers, first: Mapping[str, Tensor], second: Mapping[str,
         carriers: the groups and their members.
         first: tensors by name.
         second: tensors by name, of the same shapes.
+        carefully: pair tied channels in one group at a time, and see what that tells of the others: the pairs of one
+            may decide those of the next. It takes longer, and is needed only for ties of channels that differ.
     """
-    state = _Refinement(carriers)
+    state = _Refinement(carriers, carefully)
     dirty = set(state.by_tensor)
     while dirty:
         for name in sorted(dirty):
@@ -68,6 +72,7 @@ class _Refinement:
     """The colours so far, and what they were made from."""
 
     carriers: Carriers
+    carefully: bool
     by_tensor: dict[str, list[tuple[ChannelGroup, int]]] = field(default_factory=dict)
     colours: dict[ChannelGroup, Pair] = field(default_factory=dict)
     hashes: dict[tuple[ChannelGroup, int], Pair] = field(default_factory=dict)
@@ -96,9 +101,8 @@ class _Refinement:
         """Refine the colours once, and return the tensors to read anew."""
         refined = {group for group in self.carriers if self._is_open(group) and self._refine(group)}
         if not refined:
-            # One group's pairs, chosen freely, may tell the channels of the next apart.
-            tied = (group for group in self.carriers if self._is_open(group) and self._is_whole(group))
-            refined = {group for group in [next(tied, None)] if group is not None}
+            tied = [group for group in self.carriers if self._is_open(group) and self._is_whole(group)]
+            refined = set(tied[:1] if self.carefully else tied)
             for group in refined:
                 self._settle(group, self.colours[group])
             self.tied |= refined

@@ -65,7 +65,7 @@ class Permutation:
     Attributes:
         groups: those that are reordered.
         groups_searched: number of groups that were searched.
-        exact: the networks then differ in no tensor.
+        exact: no tensor that both have in the same shape differs then.
         relative: L2 distance of the floating-point tensors that remains, over the norm of the first's.
         tensors: the tensors that still differ.
     """

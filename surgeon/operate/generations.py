@@ -85,6 +85,7 @@ def _generation(job: Job, number: int, count: int, last: Path) -> Job:
         output=last if number == count else last.with_name(f"{last.stem}-generation{number}{last.suffix}"),
         recipe={**job.recipe, "generations": number} if job.recipe else {},
         notes=(*job.notes, note),
+        reports=job.reports if number == count else {},
     )
 
 

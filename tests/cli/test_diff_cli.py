@@ -111,6 +111,37 @@ def test_what_remains_different_after_reordering_is_shown(
     assert found["permutation"]["relative"] < found["found"]["relative"]
 
 
+def test_a_reordered_network_in_another_precision_is_put_back_in_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], first: Path
+) -> None:
+    second = edited(first, shuffle)
+    halves = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in load_file(second).items()
+    }
+    save_file(halves, second)
+    found = read(monkeypatch, capsys, first, second)
+    permutation = found["permutation"]
+    assert found["found"]["relative"] > 0.5
+    assert permutation["relative"] < 1e-3
+    assert not permutation["exact"]
+    assert {entry["second"] for entry in found["found"]["dtypes"]} == {"float16"}
+
+
+def test_a_reordered_network_with_other_classes_is_recognized(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], first: Path
+) -> None:
+    second = edited(first, shuffle)
+    tensors = load_file(second)
+    tensors["fc.weight"], tensors["fc.bias"] = tensors["fc.weight"][:4].clone(), tensors["fc.bias"][:4].clone()
+    save_file(tensors, second)
+    text = told(monkeypatch, capsys, first, second)
+    assert "B is A with the channels of" in text
+    assert "and the same in every value that can be compared" in text
+    found = read(monkeypatch, capsys, first, second)
+    assert found["permutation"]["exact"]
+    assert [entry["name"] for entry in found["found"]["shapes"]] == ["fc.bias", "fc.weight"]
+
+
 def test_edited_channels_are_named_by_their_group_where_nothing_is_reordered(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], first: Path
 ) -> None:

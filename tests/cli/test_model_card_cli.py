@@ -63,3 +63,13 @@ def test_the_control_has_a_card_too(monkeypatch: pytest.MonkeyPatch, checkpoint:
     assert call(monkeypatch, "finetune", checkpoint, "--arch", ARCH, *QUICK, "--model-card", readme) == 0
     assert module.CONTROL_ITSELF in readme.read_text()
     assert "value: " in readme.read_text()
+
+
+def test_of_several_generations_the_last_has_the_card(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    readme = checkpoint.with_name("README.md")
+    code = call(
+        monkeypatch, "finetune", checkpoint, "--arch", ARCH, *QUICK, "--init", "random", "--teacher", "original",
+        "--generations", "2", "--model-card", readme,
+    )  # fmt: skip
+    assert code == 0
+    assert "# digits-finetuned\n" in readme.read_text()
