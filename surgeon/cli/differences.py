@@ -49,7 +49,7 @@ def summary(found: Diff) -> list[str]:
     permutation = found.permutation
     if permutation is not None and not permutation.groups:
         groups = counted(permutation.groups_searched, "group")
-        sentences.append(f"No other order of the channels of {groups} was found that brings B closer to A.")
+        sentences.append(f"No other order of the channels of {groups} was found that brings B notably closer to A.")
     if found.not_searched is not None:
         sentences.append(f"Permutations of channels were not looked for. {found.not_searched}")
     for what, names in (("A", found.found.only_in_first), ("B", found.found.only_in_second)):

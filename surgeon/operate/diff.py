@@ -19,6 +19,10 @@ from surgeon.operate.differences import Differences, Sides, TensorDifference, di
 from surgeon.operate.images import trace_for_images
 from surgeon.operate.record import strict
 
+LEAST_GAIN = 0.1
+"""Share of the distance that an order of channels must take away, where it makes no tensor the same: in networks that
+have nothing in common some channels are closer to each other than others by chance."""
+
 Example = Callable[[nn.Module], Tensor]
 
 
@@ -63,7 +67,7 @@ class Permutation:
     """The order of channels in which the second network is closest to the first.
 
     Attributes:
-        groups: those that are reordered.
+        groups: those that are reordered; none where no order brings the networks notably closer.
         groups_searched: number of groups that were searched.
         exact: no tensor that both have in the same shape differs then.
         relative: L2 distance of the floating-point tensors that remains, over the norm of the first's.
@@ -212,7 +216,7 @@ def _named_as_in_files(groups: tuple[ChannelGroup, ...], model: nn.Module) -> tu
 def _permutation(
     first: Mapping[str, Tensor], second: Mapping[str, Tensor], groups: tuple[ChannelGroup, ...], found: Differences
 ) -> Permutation:
-    """Look for the best order of channels; the one that they have is taken where no other is better."""
+    """Look for the best order of channels; the one that they have is taken where no other is notably better."""
     matching = match(groups, first, second)
     after = differences(first, {**second, **matching.tensors}, groups)
     reordered = tuple(
@@ -220,7 +224,8 @@ def _permutation(
         for group, order in matching.orders.items()
         if (moved := int((order != torch.arange(group.size)).sum()))
     )
-    closer = (inf if after.relative is None else after.relative) < (inf if found.relative is None else found.relative)
+    before, now = (inf if one.relative is None else one.relative for one in (found, after))
+    closer = now < (1 - LEAST_GAIN) * before
     if not closer and len(after.tensors) >= len(found.tensors):
         after, reordered = found, ()
     return Permutation(reordered, len(matching.orders), not after.tensors, after.relative, after.tensors)

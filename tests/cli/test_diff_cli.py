@@ -152,6 +152,16 @@ def test_edited_channels_are_named_by_their_group_where_nothing_is_reordered(
     assert "No other order of the channels" in told(monkeypatch, capsys, first, first.with_name("b.safetensors"))
 
 
+def test_networks_with_nothing_in_common_are_no_reordered_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], first: Path
+) -> None:
+    second = first.with_name("b.safetensors")
+    surgeon.save(second, small_network(seed=1), architecture=Architecture("timm", "test_resnet", {"num_classes": 10}))
+    found = read(monkeypatch, capsys, first, second)
+    assert found["permutation"]["groups"] == []
+    assert found["permutation"]["tensors"] == found["found"]["tensors"]
+
+
 def test_without_an_architecture_tensors_are_compared_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
