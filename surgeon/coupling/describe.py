@@ -2,7 +2,7 @@
 
 import colorsys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -138,11 +138,16 @@ class _Row:
     writes: tuple[int, ...]
 
 
-def to_svg(graph: CouplingGraph, layers: Sequence[str] | None = None) -> str:
+def to_svg(graph: CouplingGraph, layers: Sequence[str] | None = None, edited: Collection[ChannelGroup] = ()) -> str:
     """Return a picture: stages as boxes, their modules in execution order, and groups as numbered colours.
 
     A module stands between the groups that it reads (left) and writes (right); modules with the same colour on the
     same channels are edited together.
+
+    Args:
+        graph: the network's coupling graph.
+        layers: modules whose groups are shown; all by default.
+        edited: groups that get a frame and an ✎.
     """
     groups = shown_groups(graph, layers)
     stages: dict[str, list[_Row]] = {}
@@ -155,7 +160,7 @@ def to_svg(graph: CouplingGraph, layers: Sequence[str] | None = None) -> str:
         body.append(_rect(MARGIN, top, WIDTH - 2 * MARGIN, height, "#f6f6f4", 'stroke="#888" rx="6"'))
         body.append(_text(MARGIN + 10, top + 19, stage, 'font-weight="bold"'))
         for place, row in enumerate(rows):
-            body += _row(row, top + TITLE + ROW * place, groups)
+            body += _row(row, top + TITLE + ROW * place, groups, edited)
         top += height + 10
     summary = f"{len(groups)} channel groups with {sum(group.size for group in groups)} channels"
     head = [
@@ -186,7 +191,7 @@ def _rows(graph: CouplingGraph, groups: Sequence[ChannelGroup]) -> list[_Row]:
     return [_Row(name, tuple(reads.get(name, ())), tuple(writes.get(name, ()))) for name in modules]
 
 
-def _row(row: _Row, top: int, groups: Sequence[ChannelGroup]) -> list[str]:
+def _row(row: _Row, top: int, groups: Sequence[ChannelGroup], edited: Collection[ChannelGroup]) -> list[str]:
     parts = [_text(MODULE, top + 14, _short(row.module, 46))]
     for numbers, left in ((row.reads, READS), (row.writes, WRITES)):
         if not numbers:
@@ -195,10 +200,11 @@ def _row(row: _Row, top: int, groups: Sequence[ChannelGroup]) -> list[str]:
         more = "" if len(numbers) == 1 else f" +{len(numbers) - 1}"
         named = Counter(f"{groups[number].name} ({groups[number].size})" for number in numbers)
         tip = escape(", ".join(name if times == 1 else f"{times} × {name}" for name, times in named.items()))
-        parts.append(f"<g><title>{tip}</title>{_rect(left, top + 3, 14, 14, _hex(first))}")
-        parts.append(
-            _text(left + 20, top + 14, f"{first}: {_short(groups[first].name, 28)} ({groups[first].size}){more}")
-        )
+        marked = any(groups[number] in edited for number in numbers)
+        frame, sign = ('stroke="#111" stroke-width="2.5"', "✎ ") if marked else ("", "")
+        parts.append(f"<g><title>{tip}</title>{_rect(left, top + 3, 14, 14, _hex(first), frame)}")
+        label = f"{sign}{first}: {_short(groups[first].name, 28)} ({groups[first].size}){more}"
+        parts.append(_text(left + 20, top + 14, label))
         parts.append("</g>")
     return parts
 

@@ -3,10 +3,10 @@
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
 
-from surgeon.errors import PlanError
+from surgeon.errors import PlanError, SurgeonError
 
 T = TypeVar("T")
 
@@ -31,21 +31,22 @@ class Node:
     value: Any
     place: str
 
-    def refusal(self, expected: str) -> PlanError:
+    def refusal(self, expected: str) -> SurgeonError:
         """Return the error that says what should stand here."""
         return PlanError(f"{self.place} is not {expected}.", REMEDY)
 
-    def fields(self, *names: str) -> dict[str, "Node"]:
+    def fields(self, *names: str) -> dict[str, Self]:
         """Return the values of an object with exactly these names."""
         if not isinstance(self.value, dict) or set(self.value) != set(names):
             raise self.refusal(f"an object of {', '.join(names)}")
-        return {name: Node(self.value[name], f"{self.place}.{name}") for name in names}
+        return {name: replace(self, value=self.value[name], place=f"{self.place}.{name}") for name in names}
 
-    def entries(self) -> tuple["Node", ...]:
+    def entries(self) -> tuple[Self, ...]:
         """Return the values of a list."""
         if not isinstance(self.value, list):
             raise self.refusal("a list")
-        return tuple(Node(value, f"{self.place}[{index}]") for index, value in enumerate(self.value))
+        places = (f"{self.place}[{index}]" for index in range(len(self.value)))
+        return tuple(replace(self, value=value, place=place) for value, place in zip(self.value, places, strict=True))
 
     def choice(self, choices: Mapping[str, T]) -> T:
         """Return what one of these words stands for."""
@@ -83,7 +84,7 @@ class Node:
             raise self.refusal("true or false")
         return self.value
 
-    def optional(self, read: Callable[["Node"], T]) -> T | None:
+    def optional(self, read: Callable[[Self], T]) -> T | None:
         """Return None, or what `read` makes of the value."""
         return None if self.value is None else read(self)
 
@@ -97,13 +98,18 @@ class Node:
             return self.value
         raise self.refusal("text, a finite number, true, false or null")
 
-    def named(self, read: Callable[["Node"], T]) -> dict[str, T]:
+    def named(self, read: Callable[[Self], T]) -> dict[str, T]:
         """Return an object of any printable names, with what `read` makes of each value."""
         if not isinstance(self.value, dict):
             raise self.refusal("an object")
         places = [f"{self.place}[{index}]" for index in range(len(self.value))]
         pairs = zip(places, self.value.items(), strict=True)
-        return {Node(key, f"a name in {self.place}").name(): read(Node(value, place)) for place, (key, value) in pairs}
+        return {
+            replace(self, value=key, place=f"a name in {self.place}").name(): read(
+                replace(self, value=value, place=place)
+            )
+            for place, (key, value) in pairs
+        }
 
     def plain(self, depth: int = DEEPEST) -> Any:
         """Return the value itself, if it holds printable text only and is nested at most five deep."""

@@ -1,0 +1,187 @@
+"""Charts of what a record alone tells: the stages, and the epochs beside the control's."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from surgeon.report.drawing import DASHES, FAINT, INK, MARKERS, SERIES, line_width, picture, sheet
+from surgeon.report.groups import Group, Measure, Spread, best_measure, spread
+from surgeon.report.panel import Cell, Missing, Panel, Table, in_words
+from surgeon.report.records import Run
+
+BAR, MARGIN = 0.32, 0.9
+"""Inches: of a bar, and of what is around all of them."""
+
+MOST_MARKED = 30
+"""Epochs up to which each has a mark of its own."""
+
+NO_FIGURES = Missing(
+    "Accuracy", "The records hold no accuracy and no agreement.", "Run with --data, so that there are images to ask."
+)
+
+
+def stages_chart(groups: Sequence[Group]) -> Panel:
+    """Return the figures of every stage as bars, the mean and the range where there are several seeds."""
+    measure = best_measure([run for group in groups for run in group.runs])
+    if measure is None:
+        return NO_FIGURES
+    bars = [
+        (
+            group,
+            number,
+            name,
+            spread([measure.of(run.stages[number]) for run in group.runs if number < len(run.stages)]),
+        )
+        for group in groups
+        for number, name in enumerate(_stage_names(group.runs[0]))
+    ]
+    known = [(group, name, value) for group, _, name, value in bars if value is not None]
+    if not known:
+        return NO_FIGURES
+    with sheet(MARGIN + BAR * len(known)) as figure:
+        axes = figure.add_subplot()
+        for place, (group, _, value) in enumerate(known):
+            series = groups.index(group) % len(SERIES)
+            axes.barh(place, value.mean, color=SERIES[series], alpha=0.8, height=0.7)
+            if value.count > 1:
+                axes.plot([value.low, value.high], [place, place], color=INK, marker="|", linewidth=1.2)
+            axes.annotate(
+                f"{value.mean:.2f}", (max(value.high, 0), place), (4, 0), textcoords="offset points", va="center"
+            )
+        several = len(groups) > 1
+        axes.set_yticks(range(len(known)), [f"{g.label}: {name}" if several else name for g, name, _ in known])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.margins(x=0.12)
+        axes.set_xlabel(measure.name)
+        courses = [
+            f"{group.label} {in_words([value.mean for one, _, value in known if one is group])}" for group in groups
+        ]
+        caption = f"{measure.name} after every stage: {'; '.join(courses)}."
+        if any(value.count > 1 for _, _, value in known):
+            caption += " Bars are means over the seeds, black lines reach from the least to the largest."
+        return picture(figure, "stages", "Stages", caption, _stage_table(groups))
+
+
+def epochs_chart(groups: Sequence[Group]) -> Panel:
+    """Return the accuracy after every epoch: the mean of the seeds, and their range as a band."""
+    runs = [run for group in groups for run in group.runs]
+    measure = best_measure(runs)
+    curves = [] if measure is None else [(group, _curve(group, measure)) for group in groups]
+    curves = [(group, curve) for group, curve in curves if any(value is not None for value in curve)]
+    if measure is None or not curves:
+        return Missing(
+            "Accuracy per epoch", "The records hold no epoch with figures.", "Fine-tune with --data and --epochs."
+        )
+    with sheet(3.4) as figure:
+        axes = figure.add_subplot()
+        for number, (group, curve) in enumerate(curves):
+            _draw_curve(axes, number, group.label, curve)
+        _draw_phases(axes, runs)
+        _draw_operations(axes, runs)
+        start = spread([measure.of(run.stages[0]) for run in runs if run.stages])
+        if start is not None:
+            axes.axhline(start.mean, color=INK, linewidth=0.8, linestyle=(0, (1, 3)), label="original")
+        axes.set_xlabel("epoch of fine-tuning")
+        axes.set_ylabel(measure.name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="best")
+        rows = tuple(
+            (group.label, epoch + 1, value.mean, value.low, value.high, value.count)
+            for group, curve in curves
+            for epoch, value in enumerate(curve)
+            if value is not None
+        )
+        table = Table(("run", "epoch", measure.name, "least", "largest", "seeds"), rows)
+        courses = [f"{group.label} {in_words([value.mean for value in curve if value])}" for group, curve in curves]
+        caption = f"{measure.name} on the validation images after every epoch: {'; '.join(courses)}."
+        if any(value is not None and value.count > 1 for _, curve in curves for value in curve):
+            caption += " Lines are means over the seeds, bands reach from the least to the largest."
+        if not any(group.is_control for group in groups):
+            caption += " There is no control: give the record of `surgeon finetune` with the same settings, too."
+        return picture(figure, "epochs", "Accuracy per epoch", caption, table)
+
+
+def _stage_names(run: Run) -> list[str]:
+    several = len(run.targets) > 1
+    return [f"{s.name} ({s.target})" if several and s.target is not None else s.name for s in run.stages]
+
+
+def _stage_table(groups: Sequence[Group]) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    names: dict[str, None] = {}
+    for group in groups:
+        for run in group.runs:
+            names.update(dict.fromkeys(name for stage in run.stages for name in stage.metrics))
+    for group in groups:
+        for run in group.runs:
+            for stage in run.stages:
+                agreement = None if stage.agreement is None else 100 * stage.agreement
+                figures = (stage.top1, stage.top5, stage.loss, stage.drift, agreement, stage.seconds)
+                others = (stage.metrics.get(name) for name in names)
+                rows.append((group.label, run.seed, stage.name, stage.target, *figures, *others))
+    columns = ("run", "seed", "stage", "target", "top-1 %", "top-5 %", "loss", "drift", "agreement %", "seconds")
+    return Table((*columns, *names), tuple(rows))
+
+
+def _curve(group: Group, measure: Measure) -> list[Spread | None]:
+    longest = max(len(run.epochs) for run in group.runs)
+    return [
+        spread([measure.of(run.epochs[epoch]) for run in group.runs if epoch < len(run.epochs)])
+        for epoch in range(longest)
+    ]
+
+
+def _draw_curve(axes: Axes, number: int, label: str, curve: Sequence[Spread | None]) -> None:
+    places = [epoch + 1 for epoch, value in enumerate(curve) if value is not None]
+    values = [value for value in curve if value is not None]
+    look = number % len(SERIES)
+    axes.plot(
+        places,
+        [value.mean for value in values],
+        color=SERIES[look],
+        linestyle=DASHES[look],
+        linewidth=line_width(look),
+        marker=MARKERS[look] if len(places) <= MOST_MARKED else "",
+        label=label,
+    )
+    if any(value.count > 1 for value in values):
+        lows, highs = [value.low for value in values], [value.high for value in values]
+        axes.fill_between(places, lows, highs, color=SERIES[look], alpha=0.2, linewidth=0)
+
+
+def _draw_phases(axes: Axes, runs: Sequence[Run]) -> None:
+    """Shade the epochs in which a part of the network was held at zero, of the first run that has phases."""
+    phased = next((run for run in runs if any(epoch.phase for epoch in run.epochs)), None)
+    if phased is None:
+        return
+    full = phased.epochs[0].phase
+    named: set[str] = set()
+    place = 0
+    for phase, members in groupby(epoch.phase for epoch in phased.epochs):
+        length = len(list(members))
+        if phase is not None and phase != full:
+            label = None if phase in named else f"{phase} ({phased.method})"
+            named.add(phase)
+            axes.axvspan(place + 0.5, place + length + 0.5, color=FAINT, alpha=0.5, linewidth=0, label=label)
+        place += length
+
+
+def _draw_operations(axes: Axes, runs: Sequence[Run]) -> None:
+    """Mark the epochs before which the first run that operates again did so."""
+    repeated = next((run for run in runs if any(epoch.operated for epoch in run.epochs)), None)
+    if repeated is None:
+        return
+    places = [number + 0.5 for number, epoch in enumerate(repeated.epochs) if epoch.operated]
+    bottom = [0.02] * len(places)
+    axes.plot(
+        places,
+        bottom,
+        linestyle="",
+        marker="^",
+        color=INK,
+        transform=axes.get_xaxis_transform(),
+        label=f"operation ({repeated.method})",
+    )

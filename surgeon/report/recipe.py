@@ -1,0 +1,44 @@
+"""The options of a run as text to copy."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from surgeon.report.records import Run
+
+
+def toml(recipe: Mapping[str, Any]) -> str:
+    """Return options as the TOML that `--recipe` takes.
+
+    Args:
+        recipe: text, numbers, truth values, lists of these, and tables of these, by name.
+    """
+    lines = [f"{_key(name)} = {_value(value)}" for name, value in recipe.items() if _is_plain(value)]
+    for name, value in recipe.items():
+        if isinstance(value, Mapping):
+            lines += ["", f"[{_key(name)}]"]
+            lines += [f"{_key(key)} = {_value(one)}" for key, one in value.items() if _is_plain(one)]
+    return "\n".join(lines) + "\n"
+
+
+def command(run: Run) -> str:
+    """Return the command line that does what a run did, by its record."""
+    verb = "finetune" if run.is_control else "apply"
+    words = ["surgeon", verb, "--recipe", run.path.name, "-o", "again.safetensors"]
+    return shlex.join(words if run.checkpoint is None else [*words, run.checkpoint])
+
+
+def _is_plain(value: Any) -> bool:
+    return value is not None and not isinstance(value, Mapping)
+
+
+def _key(name: str) -> str:
+    return name if name.replace("-", "").replace("_", "").isalnum() and name.isascii() else _value(name)
+
+
+def _value(value: Any) -> str:
+    """Return a value in TOML, whose texts are written like JSON's."""
+    if isinstance(value, list):
+        return f"[{', '.join(_value(one) for one in value if _is_plain(one))}]"
+    return json.dumps(value)
