@@ -1,10 +1,20 @@
 """`surgeon report RECORD…`."""
 
+from __future__ import annotations
+
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgeon.cli.options import CHECKPOINT, arch_option, numbers, weights_option
+from surgeon.cli.options import CHECKPOINT, arch_option, data_options, numbers, open_images, weights_option
+from surgeon.cli.unused_options import refuse_unused_of_data
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surgeon.report.images import Images
 
 
 @click.command(name="report")
@@ -21,8 +31,11 @@ from surgeon.cli.options import CHECKPOINT, arch_option, numbers, weights_option
 @click.option("--result", type=CHECKPOINT, metavar="FILE", help="Its output, likewise.")
 @arch_option
 @weights_option
-@click.option("--input-size", metavar="C,H,W", help="Override the network's input size.")
+@click.option("--layer", metavar="MODULE", help="Whose activations and channels are shown; the run's first target.")
+@data_options(hold_out=0.1)
+@click.pass_context
 def command(
+    ctx: click.Context,
     records: tuple[Path, ...],
     output: Path,
     figures: Path | None,
@@ -31,17 +44,43 @@ def command(
     result: Path | None,
     arch: str | None,
     weights: str | None,
-    input_size: str | None,
+    layer: str | None,
+    **values: Any,
 ) -> None:
-    """Make one HTML page of a run, or of several beside each other: give the control's record, too."""
+    """Make one HTML page of a run, or of several beside each other: give the control's record, too.
+
+    With --data, the images of the run, it shows activations and an ablation as well.
+    """
+    refuse_unused_of_data(ctx, values["data"])
     from surgeon.checkpoint import refuse_existing
     from surgeon.cli import render
     from surgeon.report import Files, make_report, read_record, write_report
 
     refuse_existing(output, overwrite)
-    size = numbers(input_size, "input-size", int)
-    report = make_report([read_record(path) for path in records], Files(checkpoint, result, arch, weights, size))
+    size = numbers(values["input_size"], "input-size", int)
+    runs = [read_record(path) for path in records]
+    images = None if values["data"] is None else partial(_open_images, values)
+    report = make_report(runs, Files(checkpoint, result, arch, weights, size), images, layer)
     write_report(report, output, figures, overwrite=overwrite)
     for panel in report.missing:
         render.say(f"Not shown: {panel.title}. {panel.reason} {panel.remedy}")
     render.echo(str(output))
+
+
+def _open_images(values: dict[str, Any], model: nn.Module, seed: int) -> Images:
+    from surgeon.cli import render
+    from surgeon.cli.live import View
+    from surgeon.data import check_classes, make_loader
+    from surgeon.operate.inputs import num_outputs
+    from surgeon.report.images import Images
+    from surgeon.tuning import make_accelerator
+
+    data = open_images(model, values, seed)
+    check_classes(data, num_outputs(model))
+    calibration, val = (
+        make_loader(images, batch_size=values["batch_size"], workers=values["workers"])
+        for images in (data.calibration, data.val)
+    )
+    for note in data.notes:
+        render.say(note)
+    return Images(data.name, data.classes, data.real, calibration, val, make_accelerator(), View(render.ERR).track)

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from surgeon.report.drawing import DASHES, FAINT, INK, MARKERS, SERIES, line_width, picture, sheet
 from surgeon.report.groups import Group, Measure, Spread, best_measure, spread
-from surgeon.report.panel import Cell, Missing, Panel, Table, in_words
+from surgeon.report.panel import Cell, Missing, Panel, Table, brief, in_words
 from surgeon.report.records import Run
 
 BAR, MARGIN = 0.32, 0.9
@@ -51,17 +51,17 @@ def stages_chart(groups: Sequence[Group]) -> Panel:
                 f"{value.mean:.2f}", (max(value.high, 0), place), (4, 0), textcoords="offset points", va="center"
             )
         several = len(groups) > 1
-        axes.set_yticks(range(len(known)), [f"{g.label}: {name}" if several else name for g, name, _ in known])
+        axes.set_yticks(range(len(known)), [brief(f"{g.label}: {name}" if several else name) for g, name, _ in known])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.12)
-        axes.set_xlabel(measure.name)
+        axes.set_xlabel(brief(measure.name))
         courses = [
             f"{group.label} {in_words([value.mean for one, _, value in known if one is group])}" for group in groups
         ]
         caption = f"{measure.name} after every stage: {'; '.join(courses)}."
         if any(value.count > 1 for _, _, value in known):
-            caption += " Bars are means over the seeds, black lines reach from the least to the largest."
+            caption += " Bars are means over the seeds, thin lines reach from the least to the largest."
         return picture(figure, "stages", "Stages", caption, _stage_table(groups))
 
 
@@ -85,7 +85,7 @@ def epochs_chart(groups: Sequence[Group]) -> Panel:
         if start is not None:
             axes.axhline(start.mean, color=INK, linewidth=0.8, linestyle=(0, (1, 3)), label="original")
         axes.set_xlabel("epoch of fine-tuning")
-        axes.set_ylabel(measure.name)
+        axes.set_ylabel(brief(measure.name))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="best")
         rows = tuple(
@@ -145,7 +145,7 @@ def _draw_curve(axes: Axes, number: int, label: str, curve: Sequence[Spread | No
         linestyle=DASHES[look],
         linewidth=line_width(look),
         marker=MARKERS[look] if len(places) <= MOST_MARKED else "",
-        label=label,
+        label=brief(label),
     )
     if any(value.count > 1 for value in values):
         lows, highs = [value.low for value in values], [value.high for value in values]
@@ -163,7 +163,7 @@ def _draw_phases(axes: Axes, runs: Sequence[Run]) -> None:
     for phase, members in groupby(epoch.phase for epoch in phased.epochs):
         length = len(list(members))
         if phase is not None and phase != full:
-            label = None if phase in named else f"{phase} ({phased.method})"
+            label = None if phase in named else brief(f"{phase} ({phased.method})")
             named.add(phase)
             axes.axvspan(place + 0.5, place + length + 0.5, color=FAINT, alpha=0.5, linewidth=0, label=label)
         place += length
@@ -183,5 +183,5 @@ def _draw_operations(axes: Axes, runs: Sequence[Run]) -> None:
         marker="^",
         color=INK,
         transform=axes.get_xaxis_transform(),
-        label=f"operation ({repeated.method})",
+        label=brief(f"operation ({repeated.method})"),
     )

@@ -23,6 +23,9 @@ WIDTH = 7.0
 """Inches, of 72 units of the picture."""
 
 VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", **{c: f"var(--series-{n})" for n, c in enumerate(SERIES)}}
+PLAIN = {"#ffffff": "var(--card)", "#f6f6f4": "var(--ground)", "#111": "var(--ink)", "#888": "var(--faint)"}
+"""Colours of the coupling graph's picture that are those of a page."""
+
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "surgeon",
@@ -97,8 +100,9 @@ def themed(svg: str, key: str) -> str:
         text = re.sub(r' id="([\w.-]+)"', lambda found: _own_id(found.group(1), names, key), text)
         text = re.sub(r'(href="|url\()#([\w-]+)', rf"\1#{key}-\2", text)
         for colour, variable in VARIABLES.items():
-            text = re.sub(rf'(style="[^"]*?){colour}', rf"\g<1>{variable}", text)
-            text = re.sub(rf'(style="[^"]*?){colour}', rf"\g<1>{variable}", text)
+            text = text.replace(f": {colour}", f": {variable}")
+        for colour, variable in PLAIN.items():
+            text = text.replace(f'="{colour}"', f'="{variable}"')
         return text
 
     return re.sub(r"<[a-zA-Z][^<>]*>", within, svg)

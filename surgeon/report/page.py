@@ -100,7 +100,7 @@ def _figure(panel: Picture) -> dict[str, Any]:
 def _facts(run: Run, label: str) -> dict[str, Any]:
     named = {
         "method": run.method,
-        "options": ", ".join(f"{name} {value}" for name, value in run.options.items()),
+        "options": ", ".join(f"{name} {shown_value(value)}" for name, value in run.options.items()),
         "operated on": "" if run.is_control else run.subject,
         "network": run.arch or "",
         "checkpoint": run.checkpoint or "",
@@ -128,7 +128,9 @@ def _facts(run: Run, label: str) -> dict[str, Any]:
 
 def shown_value(value: Any) -> str:
     """Return any value of a record as text."""
-    return shown(value) if value is None or isinstance(value, (str, int, float)) else str(value)
+    if value is None:
+        return "none"
+    return shown(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else str(value)
 
 
 def _file(name: str) -> str:

@@ -71,6 +71,11 @@ def shown(cell: Cell) -> str:
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 
+def brief(text: str, most: int = 32) -> str:
+    """Return a name for a chart, cut in the middle where it is longer."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[1 + most // 2 - most :]}"
+
+
 def in_words(numbers: Sequence[float | None], unit: str = "") -> str:
     """Return how numbers begin and end: `from 12.5 % to 71 %`."""
     known = [number for number in numbers if number is not None]

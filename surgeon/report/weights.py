@@ -11,7 +11,7 @@ from surgeon.coupling.graph import ChannelGroup, CouplingGraph
 from surgeon.measure.utilization import LayerUtilization, Utilization, inhibited_channels, utilization
 from surgeon.report.drawing import DASHES, MARKERS, SERIES, line_width, picture, sheet, themed
 from surgeon.report.networks import Networks
-from surgeon.report.panel import Cell, Missing, Panel, Picture, Table
+from surgeon.report.panel import Cell, Missing, Panel, Picture, Table, brief
 from surgeon.report.records import EditRow, Run
 
 BINS = 40
@@ -192,7 +192,7 @@ def _draw_histogram(axes: Axes, title: str, scales: Values) -> None:
             color=SERIES[number],
             linestyle=DASHES[number],
             linewidth=line_width(number),
-            label=name,
+            label=brief(name),
         )
     axes.set_title(title, loc="left")
     axes.set_xlabel("|γ|")
@@ -213,7 +213,7 @@ def _draw_layers(axes: Axes, number: int, name: str, values: Sequence[float | No
         linestyle=DASHES[number],
         linewidth=line_width(number),
         marker=MARKERS[number] if len(known) <= MOST_MARKED else "",
-        label=name,
+        label=brief(name),
     )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
