@@ -47,20 +47,19 @@ def command(
     layer: str | None,
     **values: Any,
 ) -> None:
-    """Make one HTML page of a run, or of several beside each other: give the control's record, too.
+    """Make one HTML page of a run, of several beside each other (give the control's record, too), or of a comparison.
 
     With --data, the images of the run, it shows activations and an ablation as well.
     """
     refuse_unused_of_data(ctx, values["data"])
-    from surgeon.checkpoint import refuse_existing
     from surgeon.cli import render
-    from surgeon.report import Files, make_report, read_record, write_report
+    from surgeon.report import Files, check_outputs, make_report, read_records, write_report
 
-    refuse_existing(output, overwrite)
+    check_outputs(output, figures, overwrite=overwrite)
     size = numbers(values["input_size"], "input-size", int)
-    runs = [read_record(path) for path in records]
+    read = [read_records(path) for path in records]
     images = None if values["data"] is None else partial(_open_images, values)
-    report = make_report(runs, Files(checkpoint, result, arch, weights, size), images, layer)
+    report = make_report(read, Files(checkpoint, result, arch, weights, size), images, layer)
     write_report(report, output, figures, overwrite=overwrite)
     for panel in report.missing:
         render.say(f"Not shown: {panel.title}. {panel.reason} {panel.remedy}")

@@ -1,7 +1,7 @@
 """One HTML page about a run, or about several beside each other."""
 
-from surgeon.report.build import Report, make_report, write_report
+from surgeon.report.build import Report, check_outputs, make_report, write_report
+from surgeon.report.comparison import read_records
 from surgeon.report.networks import Files
-from surgeon.report.records import Run, read_record
 
-__all__ = ["Files", "Report", "Run", "make_report", "read_record", "write_report"]
+__all__ = ["Files", "Report", "check_outputs", "make_report", "read_records", "write_report"]

@@ -8,6 +8,7 @@ from surgeon.checkpoint import refuse_existing, write_text
 from surgeon.errors import OutputError, SurgeonError
 from surgeon.report import ablation, activations
 from surgeon.report.again import operated_again
+from surgeon.report.comparison import ComparisonRecord, differences_chart
 from surgeon.report.course import epochs_chart, stages_chart
 from surgeon.report.groups import grouped
 from surgeon.report.images import OpenImages
@@ -34,7 +35,7 @@ class Report:
 
 
 def make_report(
-    runs: Sequence[Run],
+    records: Sequence[tuple[Run, ...] | ComparisonRecord],
     files: Files,
     open_images: OpenImages | None = None,
     layer: str | None = None,
@@ -42,27 +43,30 @@ def make_report(
     """Return the page of one run, or of several beside each other.
 
     Args:
-        runs: the records, at least one; the pictures of weights are of the first that is no control.
+        records: of runs and comparisons, at least one; the pictures of weights are of the first run that is no control.
         files: where the networks are.
         open_images: opens the images for activations and ablation; None where there are none.
         layer: the module whose activations and channels these are; None for what the run operated on.
     """
+    comparisons = [one for one in records if isinstance(one, ComparisonRecord)]
+    runs = [run for one in records for run in (one.runs if isinstance(one, ComparisonRecord) else one)]
     groups = grouped(runs)
     subject = next((run for run in runs if not run.is_control), runs[0])
     control = next((run for run in runs if run.is_control and run.sha256 == subject.sha256), None)
     networks = open_networks(subject, control, files)
     weights = _weights(networks, subject)
-    sections = (
-        Section("Figures", (stages_chart(groups), epochs_chart(groups))),
+    sections: tuple[Section, ...] = (
+        Section("Figures", (*map(differences_chart, comparisons), stages_chart(groups), epochs_chart(groups))),
         Section("Weights", tuple(weights)),
         Section("On images", tuple(_answers(networks, subject, open_images, layer))),
     )
-    notes = []
+    notes = [note for one in comparisons for note in (one.verdict, *one.notes)]
     if len(runs) > 1 and any(isinstance(panel, Picture) for panel in weights):
-        notes = [f"The pictures of networks are of {subject.path.name}; give another record first for its own."]
+        notes.append(f"The pictures of networks are of {subject.title}; give another record first for its own.")
+    sections += (Section("Runs that failed", tuple(one for each in comparisons for one in each.failed)),)
     panels = [panel for section in sections for panel in section.panels]
     return Report(
-        render(groups, sections, notes),
+        render(groups, sections, notes, comparisons),
         tuple(panel for panel in panels if isinstance(panel, Picture)),
         tuple(panel for panel in panels if isinstance(panel, Missing)),
     )
@@ -109,21 +113,35 @@ def write_report(report: Report, output: Path, figures: Path | None = None, *, o
     Args:
         report: the page.
         output: where to.
-        figures: a folder for the pictures, made where there is none, or None.
+        figures: a folder for the pictures, empty or made anew, or None.
         overwrite: replace files that exist.
 
     Raises:
-        OutputError: a file exists and `overwrite` is false, or it cannot be written.
+        OutputError: see `check_outputs`; or a file cannot be written.
     """
-    refuse_existing(output, overwrite)
-    files = {} if figures is None else {figures / f"{picture.key}.svg": picture.svg for picture in report.pictures}
+    check_outputs(output, figures, overwrite=overwrite)
     if figures is not None:
         _make_folder(figures)
-    for path in files:
-        refuse_existing(path, overwrite)
-    for path, svg in files.items():
-        write_text(path, svg + "\n", overwrite)
+        for picture in report.pictures:
+            write_text(figures / f"{picture.key}.svg", picture.svg + "\n", overwrite)
     write_text(output, report.html, overwrite)
+
+
+def check_outputs(output: Path, figures: Path | None, *, overwrite: bool) -> None:
+    """Check that a page and its pictures may be written, before any work is done for them.
+
+    Raises:
+        OutputError: the page exists, or there is something in the folder already, and `overwrite` is false.
+    """
+    refuse_existing(output, overwrite)
+    if figures is None or not figures.exists():
+        return
+    if not figures.is_dir():
+        raise OutputError(f"{figures} is no folder.", "Name another one with --figures.")
+    if not overwrite and next(figures.iterdir(), None) is not None:
+        raise OutputError(
+            f"The folder {figures} is not empty.", "Pass --overwrite to replace pictures in it, or name another one."
+        )
 
 
 def _make_folder(folder: Path) -> None:

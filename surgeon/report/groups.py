@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from surgeon.report.records import EpochFigures, Run, StageFigures
@@ -58,7 +57,7 @@ def grouped(runs: Sequence[Run]) -> tuple[Group, ...]:
     """Return the runs in groups that differ in the seed only, the controls last."""
     found: dict[str, list[Run]] = {}
     for run in runs:
-        found.setdefault(repr(_settings(run)), []).append(run)
+        found.setdefault(run.name or repr(_settings(run)), []).append(run)
     several = sorted(found.values(), key=lambda members: members[0].is_control)
     names = [_name(members[0]) for members in several]
     labels = [
@@ -114,13 +113,15 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def _name(run: Run) -> str:
-    return f"{run.method} (control)" if run.is_control else run.method
+    if run.is_control:
+        return f"{run.method} (control)"
+    return run.name or run.method
 
 
 def _difference(run: Run, groups: Sequence[Sequence[Run]]) -> str:
     """Return the settings that tell a run from those of the same method, or else its file's name."""
     own = _settings(run)
-    others = [_settings(members[0]) for members in groups if members[0].method == run.method]
+    others = [_settings(members[0]) for members in groups if _name(members[0]) == _name(run)]
     differing = [name for name, value in own.items() if any(other.get(name) != value for other in others)]
     told = ", ".join(f"{name.removeprefix('option ')} {own[name]}" for name in differing[:2])
-    return told or PurePath(run.path).stem
+    return told or run.title

@@ -111,12 +111,12 @@ def _open(run: Run, is_input: bool, given: Path | None, files: Files) -> nn.Modu
     path = given if given is not None else _found(run, named)
     if path is None:
         where = "The record names none" if named is None else f"There is no file {named}"
-        raise DataError(f"{where}: the {what} of {run.path.name} is not shown.", f"Name it with {option} FILE.")
+        raise DataError(f"{where}: the {what} of {run.title} is not shown.", f"Name it with {option} FILE.")
     checkpoint = read(path, _weights(run, files) if is_input else None)
     same = checkpoint.sha256 == run.sha256 if is_input else _is_result(checkpoint.metadata, run)
     if not same:
         proof = "SHA-256 is not the record's" if is_input else "header is not that of this record's output"
-        raise DataError(f"{path} is not the {what} of {run.path.name}: its {proof}.", f"Name it with {option} FILE.")
+        raise DataError(f"{path} is not the {what} of {run.title}: its {proof}.", f"Name it with {option} FILE.")
     arch = files.arch
     if arch is None and run.arch is not None and not names_file(run.arch):
         arch = run.arch

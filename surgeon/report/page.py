@@ -11,10 +11,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from surgeon.report.comparison import ComparisonRecord
 from surgeon.report.drawing import SERIES
 from surgeon.report.groups import Group
 from surgeon.report.panel import Missing, Panel, Picture, shown
-from surgeon.report.recipe import command, toml
+from surgeon.report.recipe import command, compare_command, toml
 from surgeon.report.records import Run
 
 MOST_EDITS = 50_000
@@ -34,13 +35,19 @@ class Section:
     panels: tuple[Panel, ...]
 
 
-def render(groups: Sequence[Group], sections: Sequence[Section], notes: Sequence[str] = ()) -> str:
+def render(
+    groups: Sequence[Group],
+    sections: Sequence[Section],
+    notes: Sequence[str] = (),
+    comparisons: Sequence[ComparisonRecord] = (),
+) -> str:
     """Return the page as HTML.
 
     Args:
         groups: the runs.
         sections: the parts, in order.
         notes: what a reader of the page should know.
+        comparisons: whose recipes are shown in place of those of their runs.
     """
     # Everything is escaped but the package's own files and the pictures, in which all names are escaped already.
     environment = Environment(
@@ -68,7 +75,10 @@ def render(groups: Sequence[Group], sections: Sequence[Section], notes: Sequence
         edits=edits[:MOST_EDITS],
         several=len(runs) > 1,
         names=[group.label for group in groups],
-        recipes=[(run, command(run), toml(run.recipe)) for run in runs if run.recipe],
+        recipes=[
+            *((one.path.name, compare_command(one), toml(one.recipe)) for one in comparisons if one.recipe),
+            *((run.title, command(run), toml(run.recipe)) for run in runs if run.recipe and run.name is None),
+        ],
         script=script,
         style=_colours() + _file("page.css"),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -117,7 +127,7 @@ def _facts(run: Run, label: str) -> dict[str, Any]:
         if isinstance(numbers, dict)
     ]
     return {
-        "name": run.path.name,
+        "name": run.title,
         "label": label,
         "facts": {name: value for name, value in named.items() if value},
         "figures": figures,

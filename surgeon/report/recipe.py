@@ -3,8 +3,10 @@
 import json
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from surgeon.report.comparison import ComparisonRecord
 from surgeon.report.records import Run
 
 
@@ -24,9 +26,17 @@ def toml(recipe: Mapping[str, Any]) -> str:
 
 def command(run: Run) -> str:
     """Return the command line that does what a run did, by its record."""
-    verb = "finetune" if run.is_control else "apply"
-    words = ["surgeon", verb, "--recipe", run.path.name, "-o", "again.safetensors"]
-    return shlex.join(words if run.checkpoint is None else [*words, run.checkpoint])
+    return _again("finetune" if run.is_control else "apply", run.path, "again.safetensors", run.checkpoint)
+
+
+def compare_command(comparison: ComparisonRecord) -> str:
+    """Return the command line that compares the same again, by the record of a comparison."""
+    return _again("compare", comparison.path, "again", comparison.runs[0].checkpoint)
+
+
+def _again(verb: str, record: Path, output: str, checkpoint: str | None) -> str:
+    words = ["surgeon", verb, "--recipe", record.name, "-o", output]
+    return shlex.join(words if checkpoint is None else [*words, checkpoint])
 
 
 def _is_plain(value: Any) -> bool:

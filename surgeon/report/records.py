@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from surgeon.errors import DataError
-from surgeon.report.untrusted import REMEDY, Entry
+from surgeon.report.untrusted import REMEDY, Entry, printable
 
 LARGEST_FILE = 2**26
 """Bytes of a record."""
@@ -78,11 +78,15 @@ class Run:
 
     Attributes:
         path: the record's file.
+        title: what tells it from other runs: its file's name, or what a comparison calls it.
+        name: of its method in a comparison; None where it was no part of one.
         method: name of the method, `finetune` for a control.
         raw: the decoded JSON, for comparing with a checkpoint's header.
     """
 
     path: Path
+    title: str
+    name: str | None
     surgeon: str
     method: str
     options: Mapping[str, Any]
@@ -114,18 +118,6 @@ class Run:
     def subject(self) -> str:
         """What was operated on, in words."""
         return ", ".join(self.targets) or "the whole network"
-
-
-def read_record(path: Path) -> Run:
-    """Read the record of a run.
-
-    Args:
-        path: a .json file that `surgeon apply` or `surgeon finetune` wrote.
-
-    Raises:
-        DataError: it cannot be read, is larger than 64 MiB, or is no record.
-    """
-    return run_of(decoded(path), path)
 
 
 def decoded(path: Path) -> dict[str, Any]:
@@ -168,6 +160,8 @@ def run_of(value: Mapping[str, Any], path: Path) -> Run:
     source = record.get("checkpoint")
     return Run(
         path=path,
+        title=printable(path.name),
+        name=None,
         surgeon=record.get("surgeon").text(),
         method=record.get("method").name(),
         options=_mapping(record.get("options")),

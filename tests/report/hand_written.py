@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from surgeon.report import read_records
+from surgeon.report.records import Run
+
 
 def stage(name: str, top1: float | None, **others: Any) -> dict[str, Any]:
     empty = {"top5": None, "loss": None, "drift": None, "agreement": None, "seconds": 1.0, "target": None}
@@ -63,3 +66,10 @@ def written(folder: Path, name: str, content: Any) -> Path:
     path = folder / name
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def read_run(path: Path) -> Run:
+    """Read the record of one run."""
+    found = read_records(path)
+    assert isinstance(found, tuple)
+    return found[0]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from chromium import Browser
-from hand_written import record, written
+from hand_written import read_run, record, written
 from PIL import Image
 
-from surgeon.report import Files, make_report, read_record, write_report
+from surgeon.report import Files, make_report, write_report
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +15,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     hostile = "<img src=x onerror=alert(1)>"
     contents = [record(notes=[hostile]), record("finetune")]
-    runs = [read_record(written(folder, f"{place}.json", content)) for place, content in enumerate(contents)]
-    write_report(make_report(runs, Files()), folder / "report.html")
+    runs = [read_run(written(folder, f"{place}.json", content)) for place, content in enumerate(contents)]
+    write_report(make_report([tuple(runs)], Files()), folder / "report.html")
     return folder / "report.html"
 
 

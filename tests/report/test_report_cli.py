@@ -43,6 +43,7 @@ def test_everything_is_shown(
     assert page.read_bytes() == before
     page.unlink()
     assert call(monkeypatch, *arguments) == 1
+    assert "is not empty" in capfd.readouterr().err
     assert not page.exists()
     assert call(monkeypatch, "report", run, "-o", page, "--figures", figures, "--arch", ARCH, "--overwrite") == 0
     assert page.exists()

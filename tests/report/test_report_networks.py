@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import small_network
-from hand_written import record, written
+from hand_written import read_run, record, written
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from surgeon.checkpoint import Architecture, read, save
 from surgeon.coupling.graph import CouplingGraph, Norm
 from surgeon.coupling.trace import trace
-from surgeon.report import Files, make_report, read_record
+from surgeon.report import Files, make_report
 from surgeon.report.ablation import ablated, ablation_chart
 from surgeon.report.activations import activations_chart
 from surgeon.report.images import Images
@@ -36,7 +36,7 @@ def edit(tensor: str, dim: int, positions: str) -> EditRow:
 
 
 def a_run(folder: Path, **change: object) -> Run:
-    return read_record(written(folder, "run.json", record(**change)))
+    return read_run(written(folder, "run.json", record(**change)))
 
 
 def images(labels: list[int], pixels: torch.Tensor, real: bool = True) -> Images:
@@ -178,6 +178,6 @@ def test_code_that_a_record_names_is_not_run(tmp_path: Path) -> None:
     source = {"path": "input.safetensors", "sha256": read(tmp_path / "input.safetensors").sha256}
     recipe = {"arch": f"{code}:network", "data": "hfds/somebody/code"}
     run = a_run(tmp_path, arch=f"{code}:network", checkpoint=source, recipe=recipe)
-    report = make_report([run], Files())
+    report = make_report([(run,)], Files())
     assert any("--arch" in missing.remedy for missing in report.missing)
     assert not mark.exists()

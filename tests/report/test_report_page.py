@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hand_written import epoch, record, stage, written
+from hand_written import epoch, read_run, record, stage, written
 
-from surgeon.report import Files, Report, make_report, read_record
+from surgeon.report import Files, Report, make_report
 from surgeon.report.course import epochs_chart, stages_chart
 from surgeon.report.groups import grouped
 from surgeon.report.panel import Missing, Picture, Table, brief, shown
@@ -41,8 +41,8 @@ class Page(HTMLParser):
 
 
 def report_of(folder: Path, *contents: dict[str, Any]) -> Report:
-    runs = [read_record(written(folder, f"run-{place}.json", content)) for place, content in enumerate(contents)]
-    return make_report(runs, Files())
+    runs = [read_run(written(folder, f"run-{place}.json", content)) for place, content in enumerate(contents)]
+    return make_report([tuple(runs)], Files())
 
 
 def test_a_page_holds_what_the_record_says(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_every_picture_has_a_name_a_caption_and_its_numbers(tmp_path: Path) -> N
 
 def test_the_numbers_beside_the_stages(tmp_path: Path) -> None:
     contents = [record(top1=(50.0, 70.0)), record(top1=(60.0, 74.0), seed=1), record("finetune", top1=(81.0, 79.0))]
-    runs = [read_record(written(tmp_path, f"{place}.json", content)) for place, content in enumerate(contents)]
+    runs = [read_run(written(tmp_path, f"{place}.json", content)) for place, content in enumerate(contents)]
     chart = stages_chart(grouped(runs))
     assert isinstance(chart, Picture)
     found = [(row[0], row[1], row[2], row[4]) for row in chart.table.rows]
@@ -150,7 +150,7 @@ def test_the_numbers_beside_the_stages(tmp_path: Path) -> None:
 
 def test_the_numbers_beside_the_epochs(tmp_path: Path) -> None:
     contents = [record(top1=(50.0, 70.0)), record(top1=(60.0, 74.0), seed=1), record("finetune", top1=(81.0, 79.0))]
-    runs = [read_record(written(tmp_path, f"{place}.json", content)) for place, content in enumerate(contents)]
+    runs = [read_run(written(tmp_path, f"{place}.json", content)) for place, content in enumerate(contents)]
     chart = epochs_chart(grouped(runs))
     assert isinstance(chart, Picture)
     assert chart.table.rows == (
@@ -167,7 +167,7 @@ def test_phases_and_operations_are_marked(tmp_path: Path) -> None:
     phases = ("full network", "sub-network", "sub-network", "full network")
     epochs = [epoch(place, 50.0 + place, phase=phase) for place, phase in enumerate(phases)]
     epochs[1]["operation"] = {"phase": "sub-network"}
-    runs = [read_record(written(tmp_path, "a.json", record("repr", epochs=epochs)))]
+    runs = [read_run(written(tmp_path, "a.json", record("repr", epochs=epochs)))]
     chart = epochs_chart(grouped(runs))
     assert isinstance(chart, Picture)
     assert "sub-network (repr)" in chart.svg
@@ -177,7 +177,7 @@ def test_phases_and_operations_are_marked(tmp_path: Path) -> None:
 
 def test_a_run_without_figures_says_so(tmp_path: Path) -> None:
     content = record(stages=[stage("original", None), stage("finetuned", None)], epochs=[])
-    groups = grouped([read_record(written(tmp_path, "a.json", content))])
+    groups = grouped([read_run(written(tmp_path, "a.json", content))])
     for chart in (stages_chart(groups), epochs_chart(groups)):
         assert isinstance(chart, Missing)
         assert "--data" in chart.remedy
@@ -199,9 +199,9 @@ def test_a_recipe_is_toml_that_means_the_same() -> None:
 
 
 def test_a_command_quotes_what_a_shell_would_run(tmp_path: Path) -> None:
-    run = read_record(written(tmp_path, "a b.json", record(checkpoint={"path": "x; rm -r y", "sha256": ""})))
+    run = read_run(written(tmp_path, "a b.json", record(checkpoint={"path": "x; rm -r y", "sha256": ""})))
     assert command(run) == "surgeon apply --recipe 'a b.json' -o again.safetensors 'x; rm -r y'"
-    control = read_record(written(tmp_path, "c.json", record("finetune", checkpoint={})))
+    control = read_run(written(tmp_path, "c.json", record("finetune", checkpoint={})))
     assert command(control) == "surgeon finetune --recipe c.json -o again.safetensors"
 
 

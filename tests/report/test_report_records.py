@@ -4,16 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hand_written import epoch, record, stage, written
+from hand_written import epoch, read_run, record, stage, written
 
 from surgeon.errors import DataError
-from surgeon.report import read_record
 from surgeon.report.groups import best_measure, grouped, spread
 from surgeon.report.records import LARGEST_FILE
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    run = read_record(written(tmp_path, "a.json", record(seed=3)))
+    run = read_run(written(tmp_path, "a.json", record(seed=3)))
     assert (run.method, run.seed, run.targets, run.subject) == ("sofm", 3, ("layer1",), "layer1")
     assert [stage.top1 for stage in run.stages] == [80.0, 12.5, 70.0]
     assert [(edit.tensor, edit.channels, edit.epoch) for edit in run.edits] == [
@@ -24,7 +23,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_what_older_records_lack_is_empty(tmp_path: Path) -> None:
-    run = read_record(written(tmp_path, "a.json", {"surgeon": "0.0.1", "method": "finetune", "stages": []}))
+    run = read_run(written(tmp_path, "a.json", {"surgeon": "0.0.1", "method": "finetune", "stages": []}))
     assert (run.edits, run.epochs, run.recipe, run.arch, run.sha256, run.subject) == (
         (), (), {}, None, None, "the whole network"
     )  # fmt: skip
@@ -33,7 +32,7 @@ def test_what_older_records_lack_is_empty(tmp_path: Path) -> None:
 
 def test_texts_are_made_printable(tmp_path: Path) -> None:
     hostile = record(notes=["\x1b[31mred\x07\n\ud800\u202e", "x" * 10_000], arch="a\x00b")
-    run = read_record(written(tmp_path, "a.json", hostile))
+    run = read_run(written(tmp_path, "a.json", hostile))
     assert run.notes[0] == r"\x1b[31mred\x07\n\ud800\u202e"
     assert len(run.notes[1]) == 4000
     assert run.arch == r"a\x00b"
@@ -65,10 +64,10 @@ def test_a_value_of_another_type_is_named(tmp_path: Path, change: dict[str, Any]
     path = written(tmp_path, "a.json", record(**change))
     if place is None:
         # What JSON cannot say is no figure.
-        assert read_record(path).stages[0].top1 is None
+        assert read_run(path).stages[0].top1 is None
         return
     with pytest.raises(DataError) as refusal:
-        read_record(path)
+        read_run(path)
     assert f"{path}.{place}" in refusal.value.problem
     assert "x" * 50 not in refusal.value.problem
 
@@ -80,17 +79,17 @@ def test_what_is_no_record_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(DataError):
-        read_record(path)
+        read_run(path)
 
 
 def test_a_file_that_is_too_large_or_missing_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with pytest.raises(DataError, match="no file"):
-        read_record(path)
+        read_run(path)
     with path.open("wb") as file:
         file.truncate(LARGEST_FILE + 1)
     with pytest.raises(DataError, match="larger"):
-        read_record(path)
+        read_run(path)
 
 
 def test_runs_that_differ_in_the_seed_are_one_group(tmp_path: Path) -> None:
@@ -101,7 +100,7 @@ def test_runs_that_differ_in_the_seed_are_one_group(tmp_path: Path) -> None:
         record(options={"ratio": 0.25}),
         record("finetune", seed=1),
     ]
-    runs = [read_record(written(tmp_path, f"{number}.json", content)) for number, content in enumerate(contents)]
+    runs = [read_run(written(tmp_path, f"{number}.json", content)) for number, content in enumerate(contents)]
     groups = grouped(runs)
     assert [(group.label, [run.path.name for run in group.runs]) for group in groups] == [
         ("sofm (ratio 0.5)", ["1.json", "2.json"]),
@@ -124,7 +123,7 @@ def test_the_spread_of_several_seeds() -> None:
 
 def test_runs_are_compared_by_what_they_measured(tmp_path: Path) -> None:
     def measure(**change: Any) -> tuple[str, float | None] | None:
-        run = read_record(written(tmp_path, "a.json", record(**change)))
+        run = read_run(written(tmp_path, "a.json", record(**change)))
         found = best_measure([run])
         return None if found is None else (found.name, found.of(run.stages[-1]))
 
