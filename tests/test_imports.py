@@ -105,7 +105,8 @@ HEAVY = ("torch", "timm", "torchvision", "accelerate", "matplotlib", "sklearn", 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["apply", "--help"], ["finetune", "--help"], ["diff", "--help"]]
+    "arguments",
+    [["--help"], ["--version"], *([name, "--help"] for name in ("apply", "finetune", "diff", "report"))],
 )
 def test_help_imports_no_heavy_library(arguments: list[str]) -> None:
     script = (

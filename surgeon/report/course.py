@@ -51,7 +51,9 @@ def stages_chart(groups: Sequence[Group]) -> Panel:
                 f"{value.mean:.2f}", (max(value.high, 0), place), (4, 0), textcoords="offset points", va="center"
             )
         several = len(groups) > 1
-        axes.set_yticks(range(len(known)), [brief(f"{g.label}: {name}" if several else name) for g, name, _ in known])
+        axes.set_yticks(
+            range(len(known)), [brief(f"{g.label}: {name}" if several else name, 40) for g, name, _ in known]
+        )
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.12)

@@ -72,14 +72,19 @@ def open_networks(run: Run, control: Run | None, files: Files) -> Networks | tup
     Returns:
         The networks, or why there is not a single one.
     """
-    wanted = [("original", run, True, files.checkpoint), (run.method, run, False, files.result)]
+    missing: list[Missing] = []
+    wanted = [(run.method, run, False, files.result)]
+    if run.recipe.get("init") == "random":
+        reason = "The run began with random weights, which no file keeps."
+        missing.append(Missing("Weights of original", reason, "There is nothing to give."))
+    else:
+        wanted.insert(0, ("original", run, True, files.checkpoint))
     if control is not None and control is not run:
         wanted.append(("control", control, False, None))
     opened: dict[str, nn.Module] = {}
-    missing: list[Missing] = []
     for name, of, is_input, given in wanted:
         try:
-            opened[name] = _open(of, is_input, given, files)
+            opened[name] = _open(of, is_input, given, files, named=of is run)
         except SurgeonError as error:
             missing.append(Missing(f"Weights of {name}", error.problem, error.remedy))
     while opened:
@@ -100,23 +105,31 @@ def open_networks(run: Run, control: Run | None, files: Files) -> Networks | tup
     return tuple(missing)
 
 
-def _open(run: Run, is_input: bool, given: Path | None, files: Files) -> nn.Module:
+def _open(run: Run, is_input: bool, given: Path | None, files: Files, named: bool) -> nn.Module:
     """Open a network of a run, and check that it is the run's.
+
+    Args:
+        run: the run.
+        is_input: its input, or else its output.
+        given: where the user says that it is, or None.
+        files: what the user gave.
+        named: there is an option by which to say where it is.
 
     Raises:
         SurgeonError: it is not found, not the run's, or cannot be opened.
     """
     option, what = ("--checkpoint", "input") if is_input else ("--result", "output")
-    named = run.checkpoint if is_input else run.output
-    path = given if given is not None else _found(run, named)
+    remedy = f"Name it with {option} FILE." if named else "Put it beside the record."
+    told = run.checkpoint if is_input else run.output
+    path = given if given is not None else _found(run, told)
     if path is None:
-        where = "The record names none" if named is None else f"There is no file {named}"
-        raise DataError(f"{where}: the {what} of {run.title} is not shown.", f"Name it with {option} FILE.")
+        where = "The record names none" if told is None else f"There is no file {told}"
+        raise DataError(f"{where}: the {what} of {run.title} is not shown.", remedy)
     checkpoint = read(path, _weights(run, files) if is_input else None)
     same = checkpoint.sha256 == run.sha256 if is_input else _is_result(checkpoint.metadata, run)
     if not same:
         proof = "SHA-256 is not the record's" if is_input else "header is not that of this record's output"
-        raise DataError(f"{path} is not the {what} of {run.title}: its {proof}.", f"Name it with {option} FILE.")
+        raise DataError(f"{path} is not the {what} of {run.title}: its {proof}.", remedy)
     arch = files.arch
     if arch is None and run.arch is not None and not names_file(run.arch):
         arch = run.arch

@@ -94,7 +94,8 @@ def title_of(groups: Sequence[Group]) -> str:
     network = "" if first.arch is None else f" of {PurePath(first.arch).name}"
     if len(groups) == 1:
         return f"{first.method}: {first.subject}{network}"
-    return f"{' and '.join(group.label for group in groups)}{network}"
+    *others, last = (group.label for group in groups)
+    return f"{', '.join(others)} and {last}{network}"
 
 
 def _figure(panel: Picture) -> dict[str, Any]:

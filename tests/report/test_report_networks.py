@@ -166,6 +166,10 @@ def test_only_the_files_of_the_run_are_shown(tmp_path: Path) -> None:
     assert isinstance(opened, Networks)
     assert (list(opened.models), opened.original, opened.result) == (["original"], "original", None)
     assert "header" in opened.missing[0].reason
+    # A run from random weights began with no file's.
+    begun = open_networks(a_run(tmp_path, recipe={"init": "random"}, checkpoint=source), None, Files())
+    assert isinstance(begun, tuple)
+    assert begun[0].reason == "The run began with random weights, which no file keeps."
     other = open_networks(run, None, Files(checkpoint=tmp_path / "output.safetensors"))
     assert isinstance(other, tuple)
     assert "SHA-256" in other[0].reason
