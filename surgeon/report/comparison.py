@@ -19,6 +19,8 @@ RECORD = "result.json"
 OF_ALL = ("surgeon", "versions", "arch", "checkpoint", "data")
 """What all runs of a comparison have in common."""
 
+MOST_RUNS = 1000
+
 BAR, MARGIN = 0.4, 0.9
 """Inches: of a row, and of what is around all of them."""
 
@@ -110,7 +112,10 @@ def differences_chart(comparison: ComparisonRecord) -> Panel:
 def _comparison(value: Mapping[str, Any], path: Path) -> ComparisonRecord:
     record = Entry(value, str(path))
     runs, failed = [], []
-    for entry in record.get("runs").entries():
+    entries = record.get("runs").entries()
+    if max(len(entries), len(record.get("rows").entries())) > MOST_RUNS:
+        raise DataError(f"The comparison {path} has more than {MOST_RUNS} runs.", REMEDY)
+    for entry in entries:
         name, seed = entry.get("name").name(), entry.get("seed").count()
         reason = entry.get("reason")
         if reason.value is not None:

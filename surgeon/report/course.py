@@ -17,6 +17,10 @@ BAR, MARGIN = 0.32, 0.9
 MOST_MARKED = 30
 """Epochs up to which each has a mark of its own."""
 
+MOST_BARS = 60
+MOST_METRICS = 20
+"""Stages that the chart shows, and figures of another task beside them."""
+
 NO_FIGURES = Missing(
     "Accuracy", "The records hold no accuracy and no agreement.", "Run with --data, so that there are images to ask."
 )
@@ -30,14 +34,13 @@ def stages_chart(groups: Sequence[Group]) -> Panel:
     bars = [
         (
             group,
-            number,
             name,
             spread([measure.of(run.stages[number]) for run in group.runs if number < len(run.stages)]),
         )
         for group in groups
         for number, name in enumerate(_stage_names(group.runs[0]))
     ]
-    known = [(group, name, value) for group, _, name, value in bars if value is not None]
+    known = [(group, name, value) for group, name, value in bars if value is not None][:MOST_BARS]
     if not known:
         return NO_FIGURES
     with sheet(MARGIN + BAR * len(known)) as figure:
@@ -81,8 +84,7 @@ def epochs_chart(groups: Sequence[Group]) -> Panel:
         axes = figure.add_subplot()
         for number, (group, curve) in enumerate(curves):
             _draw_curve(axes, number, group.label, curve)
-        _draw_phases(axes, runs)
-        _draw_operations(axes, runs)
+        marked = [*_draw_phases(axes, runs), *_draw_operations(axes, runs)]
         start = spread([measure.of(run.stages[0]) for run in runs if run.stages])
         if start is not None:
             axes.axhline(start.mean, color=INK, linewidth=0.8, linestyle=(0, (1, 3)), label="original")
@@ -101,6 +103,7 @@ def epochs_chart(groups: Sequence[Group]) -> Panel:
         caption = f"{measure.name} on the validation images after every epoch: {'; '.join(courses)}."
         if any(value is not None and value.count > 1 for _, curve in curves for value in curve):
             caption += " Lines are means over the seeds, bands reach from the least to the largest."
+        caption += "".join(f" {sentence}" for sentence in marked)
         if not any(group.is_control for group in groups):
             caption += " There is no control: give the record of `surgeon finetune` with the same settings, too."
         return picture(figure, "epochs", "Accuracy per epoch", caption, table)
@@ -117,15 +120,16 @@ def _stage_table(groups: Sequence[Group]) -> Table:
     for group in groups:
         for run in group.runs:
             names.update(dict.fromkeys(name for stage in run.stages for name in stage.metrics))
+    shown = list(names)[:MOST_METRICS]
     for group in groups:
         for run in group.runs:
             for stage in run.stages:
                 agreement = None if stage.agreement is None else 100 * stage.agreement
                 figures = (stage.top1, stage.top5, stage.loss, stage.drift, agreement, stage.seconds)
-                others = (stage.metrics.get(name) for name in names)
+                others = (stage.metrics.get(name) for name in shown)
                 rows.append((group.label, run.seed, stage.name, stage.target, *figures, *others))
     columns = ("run", "seed", "stage", "target", "top-1 %", "top-5 %", "loss", "drift", "agreement %", "seconds")
-    return Table((*columns, *names), tuple(rows))
+    return Table((*columns, *shown), tuple(rows))
 
 
 def _curve(group: Group, measure: Measure) -> list[Spread | None]:
@@ -154,11 +158,11 @@ def _draw_curve(axes: Axes, number: int, label: str, curve: Sequence[Spread | No
         axes.fill_between(places, lows, highs, color=SERIES[look], alpha=0.2, linewidth=0)
 
 
-def _draw_phases(axes: Axes, runs: Sequence[Run]) -> None:
-    """Shade the epochs in which a part of the network was held at zero, of the first run that has phases."""
+def _draw_phases(axes: Axes, runs: Sequence[Run]) -> list[str]:
+    """Shade the phases other than the first one, of the first run that has any, and say so in words."""
     phased = next((run for run in runs if any(epoch.phase for epoch in run.epochs)), None)
     if phased is None:
-        return
+        return []
     full = phased.epochs[0].phase
     named: set[str] = set()
     place = 0
@@ -169,13 +173,14 @@ def _draw_phases(axes: Axes, runs: Sequence[Run]) -> None:
             named.add(phase)
             axes.axvspan(place + 0.5, place + length + 0.5, color=FAINT, alpha=0.5, linewidth=0, label=label)
         place += length
+    return [f"Shaded epochs of {phased.method}: {', '.join(sorted(named))}."] if named else []
 
 
-def _draw_operations(axes: Axes, runs: Sequence[Run]) -> None:
-    """Mark the epochs before which the first run that operates again did so."""
+def _draw_operations(axes: Axes, runs: Sequence[Run]) -> list[str]:
+    """Mark the epochs before which the first run that operates again did so, and say so in words."""
     repeated = next((run for run in runs if any(epoch.operated for epoch in run.epochs)), None)
     if repeated is None:
-        return
+        return []
     places = [number + 0.5 for number, epoch in enumerate(repeated.epochs) if epoch.operated]
     bottom = [0.02] * len(places)
     axes.plot(
@@ -187,3 +192,4 @@ def _draw_operations(axes: Axes, runs: Sequence[Run]) -> None:
         transform=axes.get_xaxis_transform(),
         label=brief(f"operation ({repeated.method})"),
     )
+    return [f"Triangles: {repeated.method} operates on the network before {len(places)} epochs."]

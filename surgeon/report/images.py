@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from surgeon.progress import Track, no_progress
+from surgeon.report.untrusted import printable
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Images:
     track: Track = no_progress
 
     def called(self, label: int) -> str:
-        """Return the name of a class."""
-        return self.classes[label] if label < len(self.classes) else str(label)
+        """Return the name of a class: the name of a folder, which may be anything."""
+        return printable(self.classes[label]) if label < len(self.classes) else str(label)
 
 
 OpenImages = Callable[[nn.Module, int], Images]

@@ -45,7 +45,8 @@ def test_everything_is_shown(
     assert call(monkeypatch, *arguments) == 1
     assert "is not empty" in capfd.readouterr().err
     assert not page.exists()
-    assert call(monkeypatch, "report", run, "-o", page, "--figures", figures, "--arch", ARCH, "--overwrite") == 0
+    assert call(monkeypatch, "report", run, "-o", page, "--figures", figures, "--overwrite") == 0
+    assert "not run on a checkpoint's word" in capfd.readouterr().err
     assert page.exists()
 
 
@@ -53,7 +54,7 @@ def test_a_network_in_between_that_is_not_the_runs_is_not_shown(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.html"
-    other = ["--data", "digits", "--limit", "40", "--workers", "0"]
+    other = ["--data", "digits", "--limit", "20", "--workers", "0"]
     assert call(monkeypatch, "report", run, "-o", page, "--arch", ARCH, *other) == 0
     told = capfd.readouterr().err
     assert "Not shown: Activations after the operation." in told

@@ -81,7 +81,16 @@ def test_a_runs_own_record_knows_its_edits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"rows": 1}, {"runs": [{}]}, {"runs": []}, {"verdict": 1}, {"rows": [{"name": "a"}]}, {"notes": {}}]
+    "change",
+    [
+        {"rows": 1},
+        {"runs": [{}]},
+        {"runs": []},
+        {"verdict": 1},
+        {"rows": [{"name": "a"}]},
+        {"notes": {}},
+        {"rows": [{}] * 1001},
+    ],
 )
 def test_a_comparison_of_another_form_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(DataError):

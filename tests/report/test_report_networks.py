@@ -1,6 +1,8 @@
 """The networks behind a record, and the pictures of them."""
 
+import dataclasses
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -136,6 +138,17 @@ def test_activations_are_means_by_class(traced: tuple[nn.Module, CouplingGraph],
         expected = (means.mean().item(), means.std(correction=0).item(), means.max().item())
         assert row[3:] == pytest.approx(expected, abs=1e-5)
     assert "data:image/png;base64," in chart.inline
+
+
+def test_classes_may_be_called_anything(traced: tuple[nn.Module, CouplingGraph], tmp_path: Path) -> None:
+    model, graph = traced
+    some = images([0, 1], torch.rand(2, 3, 32, 32))
+    called = dataclasses.replace(some, classes=("<script>$\x1b", "b") + ("c",) * 8)
+    chart = activations_chart({"original": model}, graph, a_run(tmp_path), called, "layer1")
+    assert isinstance(chart, Picture)
+    assert "<script" not in chart.svg
+    assert [row[1] for row in chart.table.rows] == [r"<script>$\x1b", "b"]
+    ElementTree.fromstring(chart.svg)
 
 
 def test_layers_that_cannot_be_shown_say_why(traced: tuple[nn.Module, CouplingGraph], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hand_written import epoch, read_run, record, stage, written
@@ -90,6 +91,7 @@ def test_nothing_of_a_record_gets_out_of_its_place(tmp_path: Path) -> None:
     assert "{{7*7}}" in report.html
     for picture in report.pictures:
         assert "<script" not in picture.svg
+        ElementTree.fromstring(picture.svg)
         assert "<script" not in picture.inline
 
 
@@ -173,6 +175,9 @@ def test_phases_and_operations_are_marked(tmp_path: Path) -> None:
     assert "sub-network (repr)" in chart.svg
     assert "operation (repr)" in chart.svg
     assert "full network (repr)" not in chart.svg
+    assert (
+        "Shaded epochs of repr: sub-network. Triangles: repr operates on the network before 1 epochs." in chart.caption
+    )
 
 
 def test_a_run_without_figures_says_so(tmp_path: Path) -> None:
@@ -189,6 +194,21 @@ def test_pictures_follow_the_colours_of_the_page(tmp_path: Path) -> None:
         assert not re.search(r"(fill|stroke): #", picture.inline)
         assert "var(" not in picture.svg
         assert "#fff" in picture.svg.split(">", 1)[0]
+
+
+def test_the_same_record_gives_the_same_pictures(tmp_path: Path) -> None:
+    first, second = (report_of(tmp_path, record(), record("finetune")) for _ in range(2))
+    assert first.pictures == second.pictures
+
+
+def test_a_record_of_very_many_stages_and_edits_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surgeon.report.page.MOST_EDITS", 2)
+    content = record(stages=[stage(f"stage {number}", 50.0, metrics={f"m{number}": 1.0}) for number in range(200)])
+    report = report_of(tmp_path, content)
+    assert report.pictures[0].svg.count(">50.00<") == 60
+    assert len(report.pictures[0].table.columns) == 10 + 20
+    assert "The page shows the first 2 of 3 edits." in report.html
+    assert "layer1.0.conv2.weight" not in report.html
 
 
 def test_a_recipe_is_toml_that_means_the_same() -> None:
