@@ -19,6 +19,9 @@ from surgeon.operate.images import trace_for_images
 from surgeon.report.panel import Missing
 from surgeon.report.records import Run
 
+ORIGINAL, CONTROL = "original", "control"
+"""What a run's input is called in the charts, and the output of one without an operation."""
+
 HEADER_KEY = "surgeon"
 NOT_IN_HEADER = ("edits", "epochs", "skipped")
 
@@ -73,14 +76,16 @@ def open_networks(run: Run, control: Run | None, files: Files) -> Networks | tup
         The networks, or why there is not a single one.
     """
     missing: list[Missing] = []
-    wanted = [(run.method, run, False, files.result)]
+    # A record may call its method anything.
+    label = "result" if run.method in (ORIGINAL, CONTROL) else run.method
+    wanted = [(label, run, False, files.result)]
     if run.recipe.get("init") == "random":
         reason = "The run began with random weights, which no file keeps."
-        missing.append(Missing("Weights of original", reason, "There is nothing to give."))
+        missing.append(Missing(f"Weights of {ORIGINAL}", reason, "There is nothing to give."))
     else:
-        wanted.insert(0, ("original", run, True, files.checkpoint))
+        wanted.insert(0, (ORIGINAL, run, True, files.checkpoint))
     if control is not None and control is not run:
-        wanted.append(("control", control, False, None))
+        wanted.append((CONTROL, control, False, None))
     opened: dict[str, nn.Module] = {}
     for name, of, is_input, given in wanted:
         try:
@@ -100,8 +105,8 @@ def open_networks(run: Run, control: Run | None, files: Files) -> Networks | tup
                 del opened[other]
                 reason = "Its tensors have other names or shapes than the original's."
                 missing.append(Missing(f"Weights of {other}", reason, "Give records of one network."))
-        result = run.method if run.method in opened else None
-        return Networks(opened, graph, "original" if "original" in opened else None, result, tuple(missing))
+        original, result = (name if name in opened else None for name in (ORIGINAL, label))
+        return Networks(opened, graph, original, result, tuple(missing))
     return tuple(missing)
 
 

@@ -14,6 +14,7 @@ from surgeon.report.networks import Networks
 from surgeon.report.panel import Cell, Missing, Panel, Picture, Table, brief
 from surgeon.report.records import EditRow, Run
 
+WHOLE = "the whole network"
 BINS = 40
 MOST_STAGES = 7
 MOST_MARKED = 40
@@ -49,7 +50,7 @@ def scales_chart(networks: Networks) -> Panel:
     stages: dict[str, list[str]] = {}
     for name, key in keys.items():
         stages.setdefault(stage_of(name), []).append(key)
-    parts = {"all": list(keys.values())}
+    parts = {WHOLE: list(keys.values())}
     if len(stages) > 1:
         parts.update(list(stages.items())[:MOST_STAGES])
     states = {name: model.state_dict() for name, model in networks.models.items()}
@@ -67,9 +68,14 @@ def scales_chart(networks: Networks) -> Panel:
         drawn = figure.axes[0].get_legend_handles_labels()
         figure.legend(*drawn, loc="outside upper center", ncols=len(states))
         rows = tuple(_scale_row(part, name, scale) for part, of in values.items() for name, scale in of.items())
-        columns = ("stage", "network", "channels", "inhibited, |γ| < 0.01", "least", "median", "largest")
-        counts = [f"{name} {int(inhibited_channels(scale).sum())}" for name, scale in values["all"].items()]
-        total = next(iter(values["all"].values())).numel()
+        rows += tuple(
+            _scale_row(norm, name, state[key].abs().float())
+            for norm, key in keys.items()
+            for name, state in states.items()
+        )
+        columns = ("part", "network", "channels", "inhibited, |γ| < 0.01", "least", "median", "largest")
+        counts = [f"{name} {int(inhibited_channels(scale).sum())}" for name, scale in values[WHOLE].items()]
+        total = next(iter(values[WHOLE].values())).numel()
         caption = (
             f"Magnitudes of the {total} BatchNorm scales γ, as histograms. Inhibited channels, with |γ| < 0.01: "
             f"{', '.join(counts)}."
@@ -91,7 +97,7 @@ def utilization_chart(used: Mapping[str, Utilization]) -> Panel:
         grid[-1].set_xlabel("convolution or linear layer, in order of execution")
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(used))
         rows: list[tuple[Cell, ...]] = [
-            (name, "the whole network", None, _sum(one.layers, "dead"), _sum(one.layers, "inhibited"),
+            (name, WHOLE, None, _sum(one.layers, "dead"), _sum(one.layers, "inhibited"),
              _sum(one.layers, "weak_filters"), PER_CENT * one.parameter_share, PER_CENT * one.flop_share)
             for name, one in used.items()
         ]  # fmt: skip

@@ -18,6 +18,10 @@ PATIENCE = 60.0
 """Seconds that one answer may take."""
 
 
+class NotStartedError(Exception):
+    """The browser does not start here."""
+
+
 class Browser:
     """A page of a browser.
 
@@ -47,7 +51,10 @@ class Browser:
         message = {"id": self._number, "method": method, "params": values}
         if self._session is not None:
             message["sessionId"] = self._session
-        os.write(self._commands, json.dumps(message).encode() + b"\0")
+        try:
+            os.write(self._commands, json.dumps(message).encode() + b"\0")
+        except BrokenPipeError as error:
+            raise NotStartedError from error
         while True:
             answer = self._next()
             if answer.get("id") == self._number:
@@ -102,6 +109,8 @@ class Browser:
             ready, _, _ = select.select([self._answers], [], [], end - time.monotonic())
             assert ready, "The browser does not answer."
             read = os.read(self._answers, 2**16)
+            if not read and self._session is None:
+                raise NotStartedError
             assert read, "The browser has ended."
             self._rest += read
         message, _, self._rest = self._rest.partition(b"\0")

@@ -1,6 +1,7 @@
 """The networks behind a record, and the pictures of them."""
 
 import dataclasses
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -77,9 +78,10 @@ def test_the_numbers_of_the_weights(traced: tuple[nn.Module, CouplingGraph], tmp
     pictures = {panel.key: panel for panel in panels if isinstance(panel, Picture)}
     assert pictures.keys() == {"scales", "utilization", "overlap", "coupling"}
     scales = {(row[0], row[1]): row[3:5] for row in pictures["scales"].table.rows}
-    assert scales["all", "original"][0] == 0
-    assert scales["all", "sofm"] == (3, 0.0)
-    assert scales["layer1", "sofm"][0] == 3
+    assert scales["the whole network", "original"][0] == 0
+    assert scales["the whole network", "sofm"] == (3, 0.0)
+    assert scales["layer1", "sofm"][0] == scales["layer1.0.bn1", "sofm"][0] == 3
+    assert scales["layer1.0.bn2", "sofm"][0] == 0
     used = {(row[0], row[1]): row for row in pictures["utilization"].table.rows}
     assert used["sofm", "layer1.0.conv1"][3:5] == (3, 3)
     assert used["original", "layer1.0.conv1"][3:5] == (0, 0)
@@ -186,6 +188,20 @@ def test_only_the_files_of_the_run_are_shown(tmp_path: Path) -> None:
     other = open_networks(run, None, Files(checkpoint=tmp_path / "output.safetensors"))
     assert isinstance(other, tuple)
     assert "SHA-256" in other[0].reason
+
+
+def test_a_method_of_any_name_hides_no_other_network(tmp_path: Path) -> None:
+    save(tmp_path / "input.safetensors", small_network(), architecture=ARCHITECTURE)
+    source = {"path": "input.safetensors", "sha256": read(tmp_path / "input.safetensors").sha256}
+    run = a_run(tmp_path, method="original", arch="test_resnet", checkpoint=source)
+    header = {name: value for name, value in run.raw.items() if name not in ("edits", "epochs", "skipped")}
+    result = small_network(seed=1)
+    save(tmp_path / "output.safetensors", result, architecture=ARCHITECTURE, metadata={"surgeon": json.dumps(header)})
+    opened = open_networks(run, None, Files())
+    assert isinstance(opened, Networks)
+    assert (list(opened.models), opened.original, opened.result) == (["original", "result"], "original", "result")
+    assert torch.equal(opened.models["result"].get_parameter("fc.weight"), result.get_parameter("fc.weight"))
+    assert not opened.missing
 
 
 def test_code_that_a_record_names_is_not_run(tmp_path: Path) -> None:
