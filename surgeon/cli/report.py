@@ -53,7 +53,9 @@ def command(
     """
     refuse_unused_of_data(ctx, values["data"])
     from surgeon.cli import render
-    from surgeon.report import Files, check_outputs, make_report, read_records, write_report
+    from surgeon.report.build import check_outputs, make_report, write_report
+    from surgeon.report.comparison import read_records
+    from surgeon.report.networks import Files
 
     check_outputs(output, figures, overwrite=overwrite)
     size = numbers(values["input_size"], "input-size", int)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from surgeon.report import read_records
+from surgeon.report.comparison import read_records
 from surgeon.report.records import Run
 
 

@@ -7,7 +7,8 @@ from chromium import Browser
 from hand_written import read_run, record, written
 from PIL import Image
 
-from surgeon.report import Files, make_report, write_report
+from surgeon.report.build import make_report, write_report
+from surgeon.report.networks import Files
 
 
 @pytest.fixture(scope="module")

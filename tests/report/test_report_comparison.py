@@ -7,8 +7,9 @@ import pytest
 from hand_written import record, written
 
 from surgeon.errors import DataError
-from surgeon.report import Files, make_report, read_records
-from surgeon.report.comparison import ComparisonRecord, differences_chart
+from surgeon.report.build import make_report
+from surgeon.report.comparison import ComparisonRecord, differences_chart, read_records
+from surgeon.report.networks import Files
 from surgeon.report.panel import Missing, Picture
 
 KEPT = ("method", "options", "targets", "stages", "epochs", "tuning", "device", "recipe", "notes")

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from surgeon.checkpoint import Architecture, read, save
 from surgeon.coupling.graph import CouplingGraph, Norm
 from surgeon.coupling.trace import trace
-from surgeon.report import Files, make_report
 from surgeon.report.ablation import ablated, ablation_chart
 from surgeon.report.activations import activations_chart
+from surgeon.report.build import make_report
 from surgeon.report.images import Images
-from surgeon.report.networks import Networks, open_networks
+from surgeon.report.networks import Files, Networks, open_networks
 from surgeon.report.panel import Missing, Picture
 from surgeon.report.records import EditRow, Run
 from surgeon.report.weights import edited_groups, runs_of, weight_panels

@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 import pytest
 from hand_written import epoch, read_run, record, stage, written
 
-from surgeon.report import Files, Report, make_report
+from surgeon.report.build import Report, make_report
 from surgeon.report.course import epochs_chart, stages_chart
 from surgeon.report.groups import grouped
+from surgeon.report.networks import Files
 from surgeon.report.panel import Missing, Picture, Table, brief, shown
 from surgeon.report.recipe import command, toml
 
