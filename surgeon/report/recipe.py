@@ -35,8 +35,13 @@ def compare_command(comparison: ComparisonRecord) -> str:
 
 
 def _again(verb: str, record: Path, output: str, checkpoint: str | None) -> str:
-    words = ["surgeon", verb, "--recipe", record.name, "-o", output]
-    return shlex.join(words if checkpoint is None else [*words, checkpoint])
+    words = ["surgeon", verb, "--recipe", _as_path(record.name), "-o", output]
+    return shlex.join(words if checkpoint is None else [*words, _as_path(checkpoint)])
+
+
+def _as_path(name: str) -> str:
+    """Return a path that no command line takes for an option."""
+    return f"./{name}" if name.startswith("-") else name
 
 
 def _is_plain(value: Any) -> bool:
