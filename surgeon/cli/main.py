@@ -18,6 +18,7 @@ from surgeon.memory import named_shortage
 COMMANDS = {
     "apply": "Reorganize or revive channels of a checkpoint, fine-tune it, and write the result.",
     "finetune": "Fine-tune a checkpoint without any operation: the control of every comparison.",
+    "compare": "Compare methods with the same fine-tuning without them, over several seeds.",
     "report": "Make one HTML page of the records of runs, with charts and every edit.",
     "inspect": "Show which tensor axes carry the same channels, and what is frozen and why.",
     "verify": "Prove the channel groups of a network by permuting them.",

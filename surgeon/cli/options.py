@@ -48,18 +48,19 @@ layers_option = click.option(
     help="Module names or globs, e.g. layer4 or 'stages.3.*.conv2'.",
 )
 
+save_every_option = click.option(
+    "--save-every",
+    type=click.IntRange(1),
+    metavar="STEPS",
+    help="Keep the run's state every so many updates too, not only every epoch.",
+)
 output_options = combined(
     click.option("-o", "--output", type=CHECKPOINT, help="The result; <stem>-<what was done>.safetensors by default."),
     click.option(
         "--model-card", type=CHECKPOINT, metavar="FILE", help="Write a model card too, such as README.md for the Hub."
     ),
     click.option("--overwrite", is_flag=True, help="Replace outputs that exist."),
-    click.option(
-        "--save-every",
-        type=click.IntRange(1),
-        metavar="STEPS",
-        help="Keep the run's state every so many updates too, not only every epoch.",
-    ),
+    save_every_option,
     click.option("--restart", is_flag=True, help="Begin anew where an interrupted run could be continued."),
     click.option(
         "--resume-changed",

@@ -19,12 +19,12 @@ LARGEST = 2**26
 
 NOT_OF_A_RUN = frozenset({
     "output", "overwrite", "dry_run", "save_plan", "as_json", "tensorboard", "recipe", "restart", "save_every",
-    "save_exemplars", "resume_changed", "model_card",
+    "save_exemplars", "resume_changed", "model_card", "keep_weights",
 })  # fmt: skip
 """Parameters that say where results go, and not what they are."""
 
-CONTROLS = {"finetune": "apply"}
-"""Commands that are the control of another one, and take its recipes without what only that does."""
+CONTROLS = {"finetune": "apply", "compare": "apply"}
+"""Commands that fine-tune as another one does, and take its recipes without what only that does."""
 
 NOTES = "surgeon.recipe_notes"
 
@@ -75,7 +75,7 @@ def read_recipe(ctx: click.Context, parameter: click.Parameter, path: Path | Non
     known = {name: option for option in _options(ctx.command) for name in _names(option)}
     elsewhere, passed_over = _known_elsewhere(ctx.command), []
     defaults: dict[str, Any] = {}
-    for key, value in _table(path).items():
+    for key, value in recipe_table(path).items():
         name = key.replace("-", "_")
         if name not in known and name in elsewhere:
             passed_over.append(key)
@@ -154,8 +154,12 @@ def _as_given(option: click.Option, value: Any) -> Any:
     return value
 
 
-def _table(path: Path) -> Mapping[str, Any]:
-    """The options of a TOML file, of a record in JSON, or of a recipe of the package."""
+def recipe_table(path: Path) -> Mapping[str, Any]:
+    """Return the options of a TOML file, of a record in JSON, or of a recipe of the package, as they stand there.
+
+    Raises:
+        OptionError: there is no such recipe, or it cannot be read.
+    """
     text = _text(path)
     try:
         # No TOML begins with a brace, and every record does.

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from surgeon.cli.voice import is_main
@@ -18,6 +19,9 @@ from surgeon.tuning import EpochRecord
 MOST_REMARKS = 5
 """Lines that a result shows of each kind; the record and the dry run have all of them."""
 
+WIDEST = 1000
+"""Characters of a line that no table exceeds."""
+
 ERR = Console(stderr=True, quiet=not is_main())
 OUT = Console()
 
@@ -25,6 +29,12 @@ OUT = Console()
 def say(text: str) -> None:
     """Print a line for the reader."""
     ERR.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_whole(table: Table, console: Console) -> None:
+    """Print a table as wide as it is: a narrower screen breaks the lines, where rich would cut the numbers."""
+    needed = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+    Console(file=console.file, width=max(console.width, needed)).print(table)
 
 
 def percent(value: float | None) -> str:

@@ -7,18 +7,16 @@ from collections.abc import Collection, Sequence
 import click
 from rich import box
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from torch import nn
 
-from surgeon.cli.render import OUT
+from surgeon.cli.render import OUT, print_whole
 from surgeon.coupling import CouplingGraph
 from surgeon.measure.utilization import LayerUtilization, Utilization, utilization
 from surgeon.methods.base import Inputs
 from surgeon.operate.targets import find_scope
 
 NOTHING = "–"
-WIDEST = 1000
 COLUMNS = (
     "filters", "dead", "inhibited", "weak\nfilters", "weak\nkernels", "overlap\nmean", "\nworst",
     "thousand\nparameters", "in use\n%", "\nMFLOPs", "in use\n%",
@@ -47,10 +45,7 @@ def show(graph: CouplingGraph, model: nn.Module, patterns: Sequence[str], *, as_
 
 def print_utilization(used: Utilization, console: Console, layers: Collection[str] | None = None) -> None:
     """Print the table; see `utilization_table`."""
-    table = utilization_table(used, layers)
-    # A narrower screen breaks the lines, where rich would cut the numbers.
-    needed = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
-    Console(file=console.file, width=max(console.width, needed)).print(table)
+    print_whole(utilization_table(used, layers), console)
 
 
 def utilization_table(used: Utilization, layers: Collection[str] | None = None) -> Table:

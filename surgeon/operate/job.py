@@ -80,6 +80,7 @@ class Job:
             checkpoint there are then only its architecture, the teacher `original`, and what answers are compared with.
         teacher_arch: the architecture of the teacher's file, where it is another than `arch`.
         reports: further text files that are written after the record, and what makes each of it.
+        record_only: write the record and no weights.
     """
 
     checkpoint: Path | None
@@ -112,6 +113,7 @@ class Job:
     init: Init = "checkpoint"
     teacher_arch: str | None = None
     reports: Mapping[Path, Callable[[Record], str]] = field(default_factory=dict)
+    record_only: bool = False
 
     @property
     def result(self) -> Path:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from surgeon.data import ImageData, make_loader
+from surgeon.data.images import ImageTensors
 from surgeon.operate.job import Job
 from surgeon.processes import count
 from surgeon.progress import count_images
@@ -27,6 +28,13 @@ def loader(job: Job, dataset: Any, *, shuffle: bool = False, drop_last: bool = F
         seed=job.seed,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def images_identity(job: Job, data: ImageData) -> list[Any]:
+    """Return what tells images from others, as far as that shows without reading any."""
+    parts = data.train, data.val
+    names = [part.names_sha256 for part in parts if isinstance(part, ImageTensors)]
+    return [data.name, dict(data.source), *(count_images(loader(job, part)) for part in parts), *names]
 
 
 def leaves_single_image(job: Job, model: nn.Module, data: ImageData) -> bool:

@@ -11,8 +11,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from surgeon.checkpoint import refuse_existing, save, write_text
-from surgeon.data import ImageData
-from surgeon.data.images import ImageTensors
 from surgeon.edit.plan import Plan
 from surgeon.errors import OptionError, PlanError
 from surgeon.operate.apply import apply
@@ -23,14 +21,14 @@ from surgeon.operate.finetune import finetune
 from surgeon.operate.inputs import Say, find_method
 from surgeon.operate.job import Job
 from surgeon.operate.job_inputs import Opened, open_job
-from surgeon.operate.job_loaders import loader, training_loader
+from surgeon.operate.job_loaders import images_identity, loader, training_loader
 from surgeon.operate.plan import plan
 from surgeon.operate.record import Record, Stage
 from surgeon.operate.start import check_start
 from surgeon.operate.stored_plan import save_plan
 from surgeon.operate.work import OnEpoch, OnResume, OnStage
 from surgeon.processes import is_main
-from surgeon.progress import Track, count_images
+from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
 from surgeon.tuning.compiling import without_compiler
 from surgeon.tuning.config import CHANGEABLE
@@ -181,6 +179,8 @@ def _run(
         raise PlanError(
             f"The run edited nothing, so there is nothing to write. {why}", "Choose other layers or options."
         )
+    if job.record_only:
+        best.clear()
     own_notes = record.notes
     remarks = [f"The best epoch was {epoch + 1}; its weights are in {job.best}." for epoch, _ in best]
     remarks += _loss_of_accuracy(job, record) + _answers_lost(record)
@@ -188,7 +188,7 @@ def _run(
         record,
         checkpoint=opened.source,
         partner={**opened.partner_file, **record.partner},
-        output=str(job.result),
+        output=None if job.record_only else str(job.result),
         data={} if data is None else {"name": data.name, **data.source},
         recipe=job.recipe,
         notes=(*record.notes, *opened.notes, *filter(None, [uncompiled]), *remarks),
@@ -206,7 +206,7 @@ def _keeping(job: Job, opened: Opened) -> dict[str, Any]:
     """Return what says where the run keeps its states, and what tells it from others of the same weights."""
     if job.states is None:
         return {}
-    images = None if opened.data is None else _identity(job, opened.data)
+    images = None if opened.data is None else images_identity(job, opened.data)
     asked = {name: value for name, value in job.recipe.items() if name not in NOT_OF_THE_RESULT}
     identity = {"layers": job.layers, "batch_size": job.batch_size, "images": images, "asked": asked}
     if job.init == "random":
@@ -218,13 +218,6 @@ def _keeping(job: Job, opened: Opened) -> dict[str, Any]:
         "resume_changed": job.resume_changed,
         "identity": identity,
     }
-
-
-def _identity(job: Job, data: ImageData) -> list[Any]:
-    """Return what tells images from others, as far as that shows without reading any."""
-    parts = data.train, data.val
-    names = [part.names_sha256 for part in parts if isinstance(part, ImageTensors)]
-    return [data.name, dict(data.source), *(count_images(loader(job, part)) for part in parts), *names]
 
 
 def _loss_of_accuracy(job: Job, record: Record) -> list[str]:
@@ -256,7 +249,8 @@ def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, 
         refuse_existing(path, job.may_replace(path))
     if job.states is not None:
         job.states.announce(*outputs)
-    save(job.result, model, metadata=header, overwrite=job.may_replace(job.result))
+    if not job.record_only:
+        save(job.result, model, metadata=header, overwrite=job.may_replace(job.result))
     write_text(job.record, record.to_json(), job.may_replace(job.record))
     for state in best:
         model.load_state_dict(state)

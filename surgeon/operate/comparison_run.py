@@ -1,0 +1,222 @@
+"""One run of a comparison: a job with a folder of its own, which one process does and all of them can read."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from surgeon.checkpoint import write_text
+from surgeon.checkpoint.write import remove_leftovers
+from surgeon.errors import (
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    MemoryShortageError,
+    OutputError,
+    SurgeonError,
+)
+from surgeon.operate.identity import LIBRARIES
+from surgeon.operate.inputs import Say
+from surgeon.operate.job import Job
+from surgeon.operate.run import NOT_OF_THE_RESULT, run_job
+from surgeon.operate.work import OnEpoch, OnStage
+from surgeon.progress import Track
+
+CONTROL = "control"
+"""The name of the runs that operate on nothing."""
+
+RUN, CLAIM, RESULT = "run.json", "claim", "result.safetensors"
+DIGITS = 12
+"""Of the hash in a folder's name, hexadecimal."""
+
+PASSING = (CheckpointError, DataError, MemoryShortageError, OutputError)
+"""Failures that a run may not have another time: files, disks and memory change."""
+
+BY_CONTENT = {"arch", "data-root", "layers", "method", "no-recalibrate", "partner", "seed", "set", "teacher"}
+"""Options of a recipe that a run is told from others by what they mean, and not by how they are written."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a comparison.
+
+    Attributes:
+        name: of the method in the comparison, or `CONTROL`; fit for a file's name.
+        job: what it does. Where its outputs go is decided by the comparison.
+    """
+
+    name: str
+    job: Job
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        name: see `Run`.
+        seed: seed of everything random.
+        folder: what it has left.
+        sha256: hash of its recipe.
+        record: its record, as JSON types; None where it failed.
+        reason: why it failed; None where it did not.
+        images: images that it has trained on, a partner's included; None where they are not known.
+    """
+
+    name: str
+    seed: int
+    folder: Path
+    sha256: str
+    record: Mapping[str, Any] | None
+    reason: str | None
+    images: int | None = None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Who is told how runs go; see `run_job`."""
+
+    track: Track
+    on_run: Callable[[Run], None]
+    on_stage: OnStage
+    on_epoch: OnEpoch
+    say: Say
+
+
+class Place:
+    """Where a run is done, and found when it is over.
+
+    Args:
+        run: the run.
+        folder: of the comparison.
+        terms: what its result depends on beside its job's own options, as JSON types.
+        images: training images of an epoch; None where they are not known.
+    """
+
+    def __init__(self, run: Run, folder: Path, terms: Mapping[str, Any], images: int | None) -> None:
+        self.run = run
+        self.recipe = _recipe(run.job, terms)
+        text = json.dumps(self.recipe, sort_keys=True, default=str)
+        self.sha256 = hashlib.sha256(text.encode()).hexdigest()
+        self.folder = folder / f"{run.name}-seed{run.job.seed}-{self.sha256[:DIGITS]}"
+        self.job = dataclasses.replace(run.job, output=self.folder / RESULT, overwrite=True)
+        self._images = images
+
+    def outcome(self) -> Outcome | None:
+        """Return what came of the run, or None where it is not over."""
+        told = _read(self.folder, RUN)
+        if told.get("sha256") != self.sha256:
+            return None
+        if told.get("reason") is not None:
+            return self._outcome(None, str(told["reason"]))
+        record = _read(self.folder, self.job.record.name)
+        return self._outcome(record, None) if record else None
+
+    def settle(self, hooks: Hooks, *, keep_weights: bool) -> Outcome | None:
+        """Return what came of the run, which is done where that is not known; None where another process is at it.
+
+        A run that fails has failed for good, unless another time could differ (`PASSING`): then it is tried again.
+
+        Args:
+            hooks: are told how it goes.
+            keep_weights: leave its weights in the folder.
+        """
+        known = self.outcome()
+        if known is not None:
+            return known
+        with self._claimed() as mine:
+            # Another process may have come to its end just now.
+            return (self.outcome() or self._do(hooks, keep_weights)) if mine else None
+
+    def _do(self, hooks: Hooks, keep_weights: bool) -> Outcome:
+        states = self.job.states
+        remove_leftovers(self.folder / RUN)
+        record: dict[str, Any] = _read(self.folder, self.job.record.name)
+        if not record or (states is not None and states.path.exists()):
+            hooks.on_run(self.run)
+            job = dataclasses.replace(self.job, record_only=not keep_weights)
+            try:
+                done = run_job(job, track=hooks.track, on_stage=hooks.on_stage, on_epoch=hooks.on_epoch, say=hooks.say)
+            except SurgeonError as error:
+                # What helps a run that stands alone would be another run here.
+                reason = error.problem if isinstance(error, DivergenceError) else str(error)
+                hooks.say(f"{self.run.name}, seed {job.seed}, failed: {reason}")
+                if not isinstance(error, PASSING):
+                    if states is not None:
+                        states.remove()
+                    self._write(reason)
+                return self._outcome(None, reason)
+            record = json.loads(done.to_json())
+        self._write(None)
+        return self._outcome(record, None)
+
+    def _outcome(self, record: Mapping[str, Any] | None, reason: str | None) -> Outcome:
+        images = None
+        if record is not None and self._images is not None:
+            networks = 2 if record["partner"].get("trained") else 1
+            images = self._images * len(record["epochs"]) * networks
+        return Outcome(self.run.name, self.run.job.seed, self.folder, self.sha256, record, reason, images)
+
+    def _write(self, reason: str | None) -> None:
+        told = {"sha256": self.sha256, "name": self.run.name, "reason": reason, "recipe": self.recipe}
+        write_text(self.folder / RUN, json.dumps(told, indent=2, default=str) + "\n", overwrite=True)
+
+    @contextlib.contextmanager
+    def _claimed(self) -> Iterator[bool]:
+        """Hold the run while the context lasts, and tell whether that is so; a process that is killed lets go."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"The folder {self.folder} cannot be made: {error.strerror}.", "Write elsewhere with -o."
+            ) from error
+        lock = FileLock(self.folder / CLAIM, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            if self.outcome() is not None:
+                # Only now: whoever gets hold of the file that is gone finds the outcome.
+                (self.folder / CLAIM).unlink(missing_ok=True)
+            lock.release()
+
+
+def _recipe(job: Job, terms: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that a run's result depends on."""
+    asked = {name: value for name, value in job.recipe.items() if name not in NOT_OF_THE_RESULT | BY_CONTENT}
+    return {
+        **terms,
+        "method": job.method,
+        "layers": list(job.layers),
+        "init": job.init,
+        "weights": job.weights,
+        "recalibrate": job.recalibrate,
+        "batch_size": job.batch_size,
+        "seed": job.seed,
+        "tuning": {**dataclasses.asdict(job.tuning), "epochs": job.epochs, "seed": job.seed},
+        "asked": asked,
+        **{name: metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    """Return a file of JSON, or nothing where there is none that can be read."""
+    try:
+        # Network file systems remember for a while that a name was missing, but not what a listing holds.
+        if name not in {path.name for path in folder.iterdir()}:
+            return {}
+        content = json.loads((folder / name).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
