@@ -44,13 +44,16 @@ method_options = combined(
     click.option("--criterion", metavar="NAME", help="reinit, repr: what tells weak filters."),
     click.option("--ratio", metavar="X", help="sofm, reinit, repr, dsd: the share that is reorganized or starts anew."),
     click.option("--max-per-layer", metavar="X", help="reinit, repr: the largest share of one layer's filters."),
+    click.option("--scale", metavar="X", help="repr: norm of a new filter, as a share of the kept ones' mean norm."),
     click.option("--s1", metavar="E", help="repr, dsd: epochs in full before a part is dropped."),
     click.option("--s2", metavar="E", help="repr, dsd: epochs without that part."),
     click.option("--n", metavar="N", help="repr, dsd: how often this is repeated."),
 )
 """The commonest method options; each stands for `--set name=value`."""
 
-METHOD_OPTIONS = ("preserve", "inhibited_only", "threshold", "criterion", "ratio", "max_per_layer", "s1", "s2", "n")
+METHOD_OPTIONS = (
+    "preserve", "inhibited_only", "threshold", "criterion", "ratio", "max_per_layer", "scale", "s1", "s2", "n",
+)  # fmt: skip
 
 
 def open_given_plan(path: Path, method: str | None, others: Mapping[str, Any]) -> "StoredPlan":

@@ -156,6 +156,7 @@ class Method:
             alone: `make_plan` is asked at the beginning of each but the first.
         recalls: its plan at the end of such a phase wants to know what was replaced: `Inputs.replaced` has the values,
             and else only the places.
+        told: `plan → what a user should be told of it as it is carried out`, a sentence or nothing.
         check: `(inputs, config)` raises a `SurgeonError` where nothing could be edited; for methods whose first plan is
             made late.
         sparsification: `(inputs, config) → how channels are made to die before the plan`, or None.
@@ -172,6 +173,7 @@ class Method:
     needs_partner: bool = False
     phases: Callable[[Any, int], tuple[Phase, ...]] | None = None
     recalls: bool = False
+    told: Callable[[Plan], str] = lambda plan: ""
     check: Callable[[Inputs, Any], None] = lambda inputs, config: None
     sparsification: Callable[[Inputs, Any], Sparsification | None] = lambda inputs, config: None
     holds: Callable[[Any], bool] = lambda config: False

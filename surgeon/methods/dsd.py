@@ -55,7 +55,7 @@ def make_plan(inputs: Inputs, config: DsdConfig) -> Plan:
             weight = inputs.tensors[key]
             count = part(config.ratio, weight.numel())
             smallest = smallest_entries(weight, count)
-            edits.append(set_blocks(key, weight, layer.filters, smallest, torch.zeros(1), "pruned", 1))
+            edits.append(set_blocks(key, weight, layer.filters, smallest, torch.zeros(1), "some weights pruned", 1))
             figures[layer.name] = {"pruned": count, "weights": weight.numel()}
     return Plan(config.NAME, dict(vars(config)), inputs.targets, tuple(edits), figures, tuple(skipped))
 

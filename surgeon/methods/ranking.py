@@ -116,7 +116,7 @@ def candidates(inputs: Inputs, criterion: str) -> tuple[tuple[Layer, ...], list[
 def shared_norm(layer: Layer, norm: Norm | None) -> list[str]:
     """Return the sentence that a layer's BatchNorm is left alone, where it has one that is not its own."""
     if norm is None and layer.writer is not None and layer.writer.norm is not None:
-        return [f"{layer.name}: its BatchNorm stays as it is; another layer has it too."]
+        return [f"The BatchNorm of {layer.name}: another layer has it too."]
     return []
 
 

@@ -32,6 +32,13 @@ from surgeon.methods.weight_edits import filter_blocks, set_blocks, side_by_side
 PART = "sub-network"
 """What is trained while filters are dropped."""
 
+MOST = 0.5
+"""A layer that loses a larger share of its filters is named to the user."""
+SHOWN = 4
+"""How many such layers are."""
+FREE = 1e-3
+"""A direction of a larger cosine with filters or its own past is not free, whatever the weights' precision."""
+
 
 @dataclass(frozen=True)
 class ReprConfig(Rounds):
@@ -170,8 +177,33 @@ def _normalized_later(inputs: Inputs, layer: Layer) -> list[str]:
         later = {m.tensor for m in group.members if m.role == "affine" and m.tensor.endswith("bias")} - own
         if later:
             shifts = ", ".join(sorted(later))
-            return [f"{layer.name}: {shifts}, behind dropped filters, stays and answers in their place."]
+            return [f"{shifts}, which reads dropped filters of {layer.name} and answers in their place."]
     return []
+
+
+def told(plan: Plan) -> str:
+    """Return where most of a layer is dropped, or how far from free the directions are in which filters start anew."""
+    if any("dropped" in figures for figures in plan.figures.values()):
+        shares = {name: figures["dropped"] / figures["filters"] for name, figures in plan.figures.items()}
+        worst = sorted((name for name in shares if shares[name] > MOST), key=lambda name: -shares[name])
+        if not worst:
+            return ""
+        named = ", ".join(f"{name} ({_of(plan.figures[name])})" for name in worst[:SHOWN])
+        more = f" and {len(worst) - SHOWN} more" if len(worst) > SHOWN else ""
+        return f"Most of a layer's filters are dropped in {named}{more}; --max-per-layer bounds that."
+    cosines = {name: max(one["cosine_to_kept"], one["cosine_to_past"]) for name, one in plan.figures.items()}
+    covered = [name for name, cosine in cosines.items() if cosine > FREE]
+    if not covered:
+        return ""
+    most = max(covered, key=lambda name: cosines[name])
+    return (
+        f"In {len(covered)} of {len(cosines)} layers the kept filters leave no direction free, and the least covered "
+        f"ones were taken: the largest cosine is {cosines[most]:.2f}, in {most}."
+    )
+
+
+def _of(figures: Mapping[str, int]) -> str:
+    return f"{figures['dropped']} of {figures['filters']}"
 
 
 def _set_filters(layer: Layer, weight: Tensor, filters: Tensor, values: Tensor, what: str) -> Set:
@@ -229,5 +261,6 @@ REPR = Method(
     measures=lambda config: measured(config.criterion),
     phases=lambda config, epochs: phases_of(config, epochs, PART),
     recalls=True,
+    told=told,
     check=check,
 )

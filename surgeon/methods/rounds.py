@@ -52,7 +52,7 @@ def phases_of(config: Rounds, epochs: int, part: str) -> tuple[Phase, ...]:
     if rounds < 1:
         raise OptionError(
             f"{config.NAME} needs {length + 1} epochs of fine-tuning or more, s1 + s2 + 1, and there are {epochs}.",
-            f"Give --epochs {config.n * length + 1} or more (epochs= in Python), which all {config.n} rounds need, and "
+            f"Give --epochs {config.n * length + 1} or more (epochs= in Python) for {_rounds(config.n)}, and "
             "--sched none or multistep, so that what comes back last learns as well; or a smaller s1 and s2.",
         )
     phases = []
@@ -68,4 +68,8 @@ def missing_rounds(config: Rounds, phases: tuple[Phase, ...]) -> str | None:
     if rounds == config.n:
         return None
     needed = config.n * (config.s1 + config.s2) + 1
-    return f"Only {rounds} of {config.n} rounds take place: all of them need {needed} epochs."
+    return f"Of {_rounds(config.n)} only {rounds} will take place: all of them need {needed} epochs."
+
+
+def _rounds(number: int) -> str:
+    return "1 round" if number == 1 else f"{number} rounds"

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -24,6 +24,11 @@ LIBRARIES = ("surgeon", "torch", "timm")
 """Packages that the numbers of a run depend on."""
 
 
+MOST_DIFFERENCES = 4
+LONGEST = 40
+"""What a message names, and characters of each."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """What tells a run from others.
@@ -31,10 +36,12 @@ class Identity:
     Attributes:
         digest: of everything that has to be the same, 64 hexadecimal digits.
         terms: what a run may go on with another value of, where that is asked for: by its name.
+        fixed: everything that has to be the same, by its name, as text.
     """
 
     digest: str
     terms: Mapping[str, Any]
+    fixed: Mapping[str, str]
 
     def changes(self, earlier: Mapping[str, Any]) -> tuple[str, ...]:
         """Return in words which terms are others than they were.
@@ -48,6 +55,16 @@ class Identity:
             for name in names
             if earlier.get(name) != self.terms.get(name)
         )
+
+    def differences(self, earlier: Mapping[str, str]) -> str:
+        """Return in words what has to be the same and is not.
+
+        Args:
+            earlier: `fixed` of a state.
+        """
+        names = [name for name in dict.fromkeys((*self.fixed, *earlier)) if earlier.get(name) != self.fixed.get(name)]
+        words = [f"{name} {earlier.get(name, 'none')} (now {self.fixed.get(name, 'none')})" for name in names]
+        return ", ".join(words[:MOST_DIFFERENCES]) + (", …" if len(words) > MOST_DIFFERENCES else "")
 
 
 def run_identity(
@@ -92,7 +109,16 @@ def run_identity(
         "others": dict(others or {}),
     }
     text = json.dumps(known, sort_keys=True, default=str)
-    return Identity(hashlib.sha256(text.encode()).hexdigest(), terms)
+    return Identity(hashlib.sha256(text.encode()).hexdigest(), terms, dict(_flat("", json.loads(text))))
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield nested values by the last parts of their names; of long ones, such as digests, the beginning."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _flat(key.replace("_", "-"), part)
+    else:
+        yield name, str(value)[:LONGEST]
 
 
 def _division(images: DataLoader[Any]) -> list[Any]:

@@ -56,6 +56,18 @@ def check_method(job: Job, name: str, *, only_plan: bool = False) -> None:
         raise OptionError(f"The method {name} takes no partner.", "Leave --partner out.")
 
 
+def schedule_notes(job: Job) -> tuple[str, ...]:
+    """Return the note that a job which is only planned would be refused for want of epochs, if it would be."""
+    method = None if job.method is None or job.plan is not None else find_method(job.method)
+    if method is None or method.phases is None:
+        return ()
+    try:
+        method.phases(make_config(method, job.options), job.epochs)
+    except OptionError as error:
+        return (f"Carried out, this would be refused: {error}",)
+    return ()
+
+
 def check_outputs(job: Job) -> None:
     """Refuse outputs that could not be written, before any work is done.
 

@@ -11,7 +11,7 @@ from surgeon.checkpoint import Checkpoint, open_checkpoint
 from surgeon.coupling.graph import CouplingGraph
 from surgeon.data import ImageData, check_classes
 from surgeon.data.image_data import EXEMPLARS
-from surgeon.errors import CheckpointError, PlanError
+from surgeon.errors import ArchitectureError, CheckpointError, PlanError
 from surgeon.methods import make_config
 from surgeon.operate.data_free import plan_needs_images, surely_needs_images
 from surgeon.operate.images import check_input, trace_for_images
@@ -25,6 +25,7 @@ from surgeon.operate.job_checks import (
     check_method,
     check_outputs,
     check_tuning,
+    schedule_notes,
 )
 from surgeon.operate.job_loaders import leaves_single_image
 from surgeon.operate.make_exemplars import Making, make_exemplars, prepare_exemplars
@@ -116,6 +117,7 @@ def open_job(job: Job, track: Track, say: Say, *, only_plan: bool = False) -> Op
             notes += (_foreign_note(data, network, taught_by),)
     if job.plan is not None:
         notes += job.plan.notes
+    notes += schedule_notes(job) if only_plan else ()
     if not only_plan:
         notes += (*_unused_notes(job, data),)
     for note in notes:
@@ -171,7 +173,11 @@ def _teacher(job: Job, start: Start) -> tuple[nn.Module | str | None, Checkpoint
         return start.original, None
     if job.teacher is None or job.teacher == "original":
         return job.teacher, None
-    return open_checkpoint(Path(job.teacher), job.teacher_arch or job.arch)
+    try:
+        return open_checkpoint(Path(job.teacher), job.teacher_arch or job.arch)
+    except (ArchitectureError, CheckpointError) as error:
+        remedy = error.remedy.replace("--arch", "--teacher-arch")
+        raise type(error)(f"The teacher cannot be opened. {error.problem}", remedy) from error
 
 
 def _reference(

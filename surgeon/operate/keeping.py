@@ -60,7 +60,8 @@ class Keeper:
         def write(tuning: State) -> None:
             rest = {name: part() for name, part in self.parts.items()}
             seconds = time.perf_counter() - start
-            of_run = {"terms": dict(self.identity.terms), "label": label, "of": epochs, "seconds": seconds}
+            identity = {"terms": dict(self.identity.terms), "fixed": dict(self.identity.fixed)}
+            of_run = {**identity, "label": label, "of": epochs, "seconds": seconds}
             self.folder.write(self.identity.digest, {"tuning": tuning, **of_run, **rest})
 
         return Saving(write, self.every)
@@ -108,7 +109,7 @@ def open_keeper(
     found: list[State] = []
 
     def decide() -> tuple[str, str, tuple[str, ...]] | None:
-        state = folder.newest(own.digest, say)
+        state = folder.newest(own.digest, say, lambda state: own.differences(state["fixed"]))
         if state is None:
             return None
         with fitting_state():

@@ -1,6 +1,7 @@
 """The phases of a fine-tuning in which a method holds a part of the network at zero, and what that part was before."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch.optim import Optimizer
@@ -71,6 +72,8 @@ class Phases:
             course.remark(remark)
             self._subject.say(remark)
         starts = {phase.start: phase for phase in self._phases[1:]}
+        # What comes back ends the round in which it was dropped.
+        rounds = {phase.start: before.round for before, phase in pairwise(self._phases)}
 
         def turn(epoch: int, optimizer: Optimizer) -> dict[str, Any] | None:
             if epoch not in starts:
@@ -79,7 +82,7 @@ class Phases:
             course.note(made, epoch)
             return {
                 "phase": starts[epoch].name,
-                "round": starts[epoch].round,
+                "round": rounds[epoch],
                 "edits": len(made.edits),
                 "figures": dict(made.figures),
                 "skipped": list(made.skipped),
@@ -114,7 +117,8 @@ class Phases:
         self._hold(replaced)
         clear(optimizer, subject.model, self.held.masks)
         self.held.phase = phase.name
-        subject.say(f"From epoch {phase.start + 1} on the {phase.name} is trained{self._words(phase)}.")
+        words = f"From epoch {phase.start + 1} on the {phase.name} is trained{self._words(phase)}."
+        subject.say(f"{words} {subject.method.told(made)}".rstrip())
         return made
 
     def _words(self, phase: Phase) -> str:

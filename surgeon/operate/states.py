@@ -42,12 +42,15 @@ class StateFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def newest(self, run: str, say: Callable[[str], None]) -> State | None:
+    def newest(
+        self, run: str, say: Callable[[str], None], differences: Callable[[State], str] = lambda state: ""
+    ) -> State | None:
         """Return the newest state, or None where there is none.
 
         Args:
             run: tells the run from others; see `Identity`.
             say: is told of a state that is damaged.
+            differences: tells in words what a state's run has that this one has not.
 
         Raises:
             OutputError: the states are those of another run, all of them are damaged, or the path is no folder.
@@ -64,8 +67,9 @@ class StateFolder:
                         "Begin anew with --restart, or go on with that version.",
                     )
                 if state["run"] != run:
+                    different = differences(state)
                     raise OutputError(
-                        f"The folder {self.path} keeps the state of another run.",
+                        f"The folder {self.path} keeps the state of another run{different and f', with {different}'}.",
                         "Begin anew with --restart, or write elsewhere with -o.",
                     )
             except (CheckpointError, AttributeError, TypeError, KeyError):

@@ -165,7 +165,17 @@ def diverged(run: Run, epoch: int, loss: float, batch: int, lr: float) -> Diverg
     """Return the error that stops a run whose loss is no number any more."""
     return DivergenceError(
         f"The training loss became {loss} in epoch {epoch + 1} of {run.config.epochs}, at batch {batch}.",
-        f"Lower the learning rate (it was {lr:g} there, and {run.config.lr:g} at first), or clip the gradient.",
+        f"{_drop_less(run)}Lower the learning rate (it was {lr:g} there, and {run.config.lr:g} at first), or clip the "
+        "gradient.",
+    )
+
+
+def _drop_less(run: Run) -> str:
+    """Return what else may help where a part of the network is dropped: little is left to normalize by then."""
+    return (
+        "Drop less (a smaller ratio, or --max-per-layer), or clip the gradient (--clip-grad 1). "
+        if run.held.masks
+        else ""
     )
 
 

@@ -73,8 +73,10 @@ def test_a_dry_run_shows_what_would_be_dropped_now(
     path = tmp_path / "test_resnet.safetensors"
 
     save(path, timm.create_model("test_resnet", num_classes=10))
-    for method, word in (("repr", "dropped"), ("dsd", "pruned")):
+    for method, word in (("repr", "dropped"), ("dsd", "some weights pruned")):
         assert call(monkeypatch, "apply", path, "--method", method, "--dry-run", "--json") == 0
-        plan = json.loads(capsys.readouterr().out)
+        shown = capsys.readouterr()
+        assert f"Carried out, this would be refused: {method} needs 31 epochs" in " ".join(shown.err.split())
+        plan = json.loads(shown.out)
         assert plan["edits"]
         assert {edit["what"] for edit in plan["edits"]} == {word}

@@ -91,7 +91,11 @@ def test_another_run_does_not_continue_but_may_begin_anew(
 ) -> None:
     for other in (["--weight-decay", "0.02"], ["--hold-out", "0.2"], ["--ratio", "0.25"]):
         assert call(monkeypatch, "apply", interrupted, *SOFM, *other) == 1
-        assert "keeps the state of another run.\nBegin anew with --restart" in capsys.readouterr().err
+        said = " ".join(capsys.readouterr().err.split())
+        assert "keeps the state of another run, with " in said
+        assert f"{other[0].removeprefix('--')} " in said
+        assert f"(now {other[1]})" in said
+        assert "Begin anew with --restart" in said
     assert names(interrupted) == {"digits.safetensors", "digits-sofm.state"}
     assert call(monkeypatch, "apply", interrupted, *SOFM, "--lr", "0.02", "--restart") == 0
     assert "continues" not in capsys.readouterr().err

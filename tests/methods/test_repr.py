@@ -14,7 +14,7 @@ from surgeon.edit.execute import execute
 from surgeon.edit.plan import Plan, Set
 from surgeon.errors import DataError, LayerError, OptionError
 from surgeon.methods.base import Inputs, Phase
-from surgeon.methods.repr import ReprConfig, check, make_plan
+from surgeon.methods.repr import ReprConfig, check, make_plan, told
 
 HOLD, FULL = Phase(1, "sub-network", True, 1), Phase(2, "full network", False, 0)
 EXAMPLE = torch.zeros(1, 3, 9, 9)
@@ -185,7 +185,7 @@ def test_a_norm_that_two_layers_have_is_left_alone_and_told() -> None:
 
     plan = make_plan(inputs(Shared(), "one"), ReprConfig(ratio=0.5))
     assert {change.tensor for change in plan.changes()} == {"one.weight", "one.bias"}
-    assert "one: its BatchNorm stays as it is; another layer has it too." in plan.skipped
+    assert "The BatchNorm of one: another layer has it too." in plan.skipped
 
 
 def test_frozen_layers_and_what_is_not_selected_take_no_part() -> None:
@@ -241,7 +241,7 @@ class Stream(nn.Module):
 
 def test_shifts_that_answer_in_the_place_of_dropped_filters_are_told() -> None:
     plan = make_plan(inputs(Dense(), "conv"), ReprConfig(ratio=0.5))
-    assert "conv: norm.bias, behind dropped filters, stays and answers in their place." in plan.skipped
+    assert "norm.bias, which reads dropped filters of conv and answers in their place." in plan.skipped
     assert not make_plan(inputs(Stream(), "one"), ReprConfig(ratio=0.5)).skipped
 
 
@@ -281,6 +281,24 @@ def test_layers_whose_kept_filters_are_dead_take_the_norm_of_the_past() -> None:
     )
     # Rows 0 and 3 had the norms 1 and √2.
     assert new.figures["conv"]["norm"] == pytest.approx((1 + 2**0.5) / 2)
+
+
+def test_a_user_is_told_where_most_is_dropped_and_where_no_direction_is_free() -> None:
+    figures = {
+        name: {"dropped": dropped, "filters": 8} for name, dropped in zip("abcdef", (8, 4, 5, 6, 7, 5), strict=True)
+    }
+    assert told(Plan("repr", {}, (), (), figures)) == (
+        "Most of a layer's filters are dropped in a (8 of 8), e (7 of 8), d (6 of 8), c (5 of 8) and 1 more; "
+        "--max-per-layer bounds that."
+    )
+    assert told(Plan("repr", {}, (), (), {"a": {"dropped": 4, "filters": 8}})) == ""
+    cosines = {"a": (1e-8, 1e-9), "b": (0.1, 0.68), "c": (0.2, 0.0)}
+    figures = {name: {"cosine_to_kept": kept, "cosine_to_past": past} for name, (kept, past) in cosines.items()}
+    assert told(Plan("repr", {}, (), (), figures)) == (
+        "In 2 of 3 layers the kept filters leave no direction free, and the least covered ones were taken: "
+        "the largest cosine is 0.68, in b."
+    )
+    assert told(Plan("repr", {}, (), (), {"a": figures["a"]})) == ""
 
 
 def test_bad_input() -> None:

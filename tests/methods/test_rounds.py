@@ -32,7 +32,7 @@ def test_the_papers_three_rounds_take_ninety_epochs() -> None:
 def test_a_round_that_nothing_would_follow_is_left_out_and_told() -> None:
     assert starts(ReprConfig(), 90) == [(0, False, 1), (20, True, 1), (30, False, 2), (50, True, 2), (60, False, 0)]
     assert missing_rounds(ReprConfig(), phases_of(ReprConfig(), 90, "part")) == (
-        "Only 2 of 3 rounds take place: all of them need 91 epochs."
+        "Of 3 rounds only 2 will take place: all of them need 91 epochs."
     )
     assert missing_rounds(ReprConfig(), phases_of(ReprConfig(), 91, "part")) is None
 

@@ -46,7 +46,7 @@ def test_the_record_names_the_phases_and_what_happened_between_them() -> None:
     operations = [epoch["operation"] for epoch in record.epochs]
     assert operations[0] is None
     assert [(one["phase"], one["round"]) for one in operations[1:]] == [
-        ("sub-network", 1), ("full network", 2), ("sub-network", 2), ("full network", 0),
+        ("sub-network", 1), ("full network", 1), ("sub-network", 2), ("full network", 2),
     ]  # fmt: skip
     assert {(edit["what"], edit["epoch"]) for edit in record.edits} == {
         ("dropped", 1), ("re-initialized", 2), ("dropped", 3), ("re-initialized", 4),
@@ -54,7 +54,8 @@ def test_the_record_names_the_phases_and_what_happened_between_them() -> None:
     assert sum(figures["dropped"] for figures in operations[1]["figures"].values()) == 4
     assert sum(figures["renewed"] for figures in operations[2]["figures"].values()) == 4
     assert said == [
-        "From epoch 2 on the sub-network is trained: round 1, 48 of 555 parameters are held at zero.",
+        "From epoch 2 on the sub-network is trained: round 1, 48 of 555 parameters are held at zero. Most of a layer's "
+        "filters are dropped in one.0 (4 of 6); --max-per-layer bounds that.",
         "From epoch 3 on the full network is trained.",
         said[2],
         "From epoch 5 on the full network is trained.",
@@ -115,7 +116,7 @@ def test_it_goes_on_from_a_state_between_epochs_with_a_measured_criterion(tmp_pa
 def test_rounds_that_do_not_fit_are_told() -> None:
     said: list[str] = []
     _, record, _ = run("dsd", epochs=4, say=said.append, tuning=TuningConfig(sched="none"))
-    assert said[0] == "Only 1 of 2 rounds take place: all of them need 5 epochs."
+    assert said[0] == "Of 2 rounds only 1 will take place: all of them need 5 epochs."
     assert said[0] in record.notes
     assert [epoch["phase"] for epoch in record.epochs] == ["full network", "sparse network", *("full network",) * 2]
 

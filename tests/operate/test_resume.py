@@ -155,7 +155,9 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
 def test_the_state_of_another_run_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
     stopped(tmp_path / "s", 18)
     before = {path: path.read_bytes() for path in (tmp_path / "s").iterdir()}
-    with pytest.raises(OutputError, match=r"another run\. Begin anew with --restart, or write elsewhere with -o"):
+    with pytest.raises(
+        OutputError, match=r"another run, with .*\. Begin anew with --restart, or write elsewhere with -o"
+    ):
         run(tmp_path / "s", **other)
     assert {path: path.read_bytes() for path in (tmp_path / "s").iterdir()} == before
 
