@@ -219,6 +219,7 @@ def make_record(
         epochs=tuple(course.epochs),
         tuning=dataclasses.asdict(work.tuning) if work.train is not None and work.tuning.epochs else {},
         arch=None if architecture is None else str(architecture),
+        arch_arguments={} if architecture is None else dict(architecture.arguments),
         partner=partner or {},
         device=str(work.accelerator.device),
         notes=(*notes, *course.changes),

@@ -224,10 +224,9 @@ def _use(record: Mapping[str, Any]) -> str:
         # A file of code is not run on a checkpoint's word.
         lines = ["import surgeon", f"model = surgeon.load({file!r}, arch={_architecture(record)!r})"]
     if is_timm(record["arch"]):
-        lines += [
-            "", "# or, with the num_classes and in_chans of the input where they are not timm's:", "import timm",
-            f"model = timm.create_model({record['arch']!r}, checkpoint_path={file!r})",
-        ]  # fmt: skip
+        arguments = "".join(f", {name}={value!r}" for name, value in record.get("arch_arguments", {}).items())
+        call = f"model = timm.create_model({record['arch']!r}{arguments}, checkpoint_path={file!r})"
+        lines += ["", "# or", "import timm", call]
     return fenced("\n".join(lines), "python")
 
 

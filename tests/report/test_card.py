@@ -104,7 +104,7 @@ Drift is the relative distance of the answers to the original's, agreement the s
 import surgeon
 model = surgeon.load('mine.safetensors')
 
-# or, with the num_classes and in_chans of the input where they are not timm's:
+# or
 import timm
 model = timm.create_model('resnet18', checkpoint_path='mine.safetensors')
 ```
