@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from math import isclose
+from typing import Any
 
 from torch import nn
 
@@ -18,7 +19,10 @@ from surgeon.operate.record import edit_rows
 from surgeon.report.images import Images
 from surgeon.report.panel import Missing
 from surgeon.report.records import EditRow, Run
+from surgeon.report.untrusted import REMEDY as RECORD_REMEDY
+from surgeon.report.untrusted import printable
 from surgeon.tuning import evaluate
+from surgeon.tuning.freeze import untrained_names
 
 TITLE = "Activations after the operation"
 REORGANIZED, OPERATED = "reorganized", "operated"
@@ -80,6 +84,7 @@ def _made_again(run: Run, original: nn.Module, graph: CouplingGraph, images: Ima
         images.calibration,
         seed=run.seed or 0,
         graph=graph,
+        frozen=_untrained(run, original),
         track=images.track,
         **options,
     )
@@ -116,10 +121,24 @@ def _carried_out(original: nn.Module, made: Plan) -> nn.Module:
     return model
 
 
-def _row(row: dict[str, object]) -> tuple[object, ...]:
-    return (row["tensor"], row["dim"], row["channels"], row["what"])
+def _untrained(run: Run, original: nn.Module) -> frozenset[str]:
+    """Return the parameters that the run's fine-tuning left as they were, and its operation with it.
+
+    Raises:
+        SurgeonError: the record has something else than patterns, or one that matches nothing.
+    """
+    patterns = run.tuning.get("freeze") or []
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise DataError(f"What {run.title} says was frozen is no list of patterns.", RECORD_REMEDY)
+    return untrained_names(original, patterns) if run.tuning else frozenset()
+
+
+def _row(row: dict[str, Any]) -> tuple[object, ...]:
+    first, last = row.get("rows", (0, 0))
+    rows = f"{first}-{last - 1}" if last else ""
+    return (row["tensor"], row["dim"], row["channels"], printable(row["positions"]), rows, row["what"])
 
 
 def _rows_before_training(edits: Sequence[EditRow], count: int) -> list[tuple[object, ...]]:
     first = [edit for edit in edits if edit.epoch is None][:count]
-    return [(edit.tensor, edit.dim, edit.channels, edit.what) for edit in first]
+    return [(edit.tensor, edit.dim, edit.channels, edit.positions, edit.rows, edit.what) for edit in first]

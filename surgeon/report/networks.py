@@ -20,7 +20,7 @@ from surgeon.report.panel import Missing
 from surgeon.report.records import Run
 
 ORIGINAL, CONTROL = "original", "control"
-"""What a run's input is called in the charts, and the output of one without an operation."""
+"""What a run's input is called in the charts, and the output of one without an operation (of the same seed)."""
 
 HEADER_KEY = "surgeon"
 NOT_IN_HEADER = ("edits", "epochs", "skipped")
@@ -76,8 +76,11 @@ def open_networks(run: Run, control: Run | None, files: Files) -> Networks | tup
         The networks, or why there is not a single one.
     """
     missing: list[Missing] = []
+    beside = CONTROL
+    if control is not None and control.seed != run.seed:
+        beside = f"{CONTROL}, seed {'unknown' if control.seed is None else control.seed}"
     # A record may call its method anything.
-    label = "result" if run.method in (ORIGINAL, CONTROL) else run.method
+    label = "result" if run.method in (ORIGINAL, beside) else run.method
     wanted = [(label, run, False, files.result)]
     if run.recipe.get("init") == "random":
         reason = "The run began with random weights, which no file keeps."
@@ -85,7 +88,7 @@ def open_networks(run: Run, control: Run | None, files: Files) -> Networks | tup
     else:
         wanted.insert(0, (ORIGINAL, run, True, files.checkpoint))
     if control is not None and control is not run:
-        wanted.append((CONTROL, control, False, None))
+        wanted.append((beside, control, False, None))
     opened: dict[str, nn.Module] = {}
     for name, of, is_input, given in wanted:
         try:

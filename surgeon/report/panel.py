@@ -76,6 +76,11 @@ def brief(text: str, most: int = 32) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[1 + most // 2 - most :]}"
 
 
+def cut(most: int, total: int, what: str) -> str:
+    """Return a sentence for a caption that says how many of something are shown; nothing where all are."""
+    return f" Of {total:,} {what} {most:,} are shown." if total > most else ""
+
+
 def in_words(numbers: Sequence[float | None], unit: str = "") -> str:
     """Return how numbers begin and end: `from 12.5 % to 71 %`."""
     known = [number for number in numbers if number is not None]

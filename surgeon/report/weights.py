@@ -11,7 +11,7 @@ from surgeon.coupling.graph import ChannelGroup, CouplingGraph
 from surgeon.measure.utilization import LayerUtilization, Utilization, inhibited_channels, utilization
 from surgeon.report.drawing import DASHES, MARKERS, SERIES, line_width, picture, sheet, themed
 from surgeon.report.networks import Networks
-from surgeon.report.panel import Cell, Missing, Panel, Picture, Table, brief
+from surgeon.report.panel import Cell, Missing, Panel, Picture, Table, brief, cut
 from surgeon.report.records import EditRow, Run
 
 WHOLE = "the whole network"
@@ -50,18 +50,17 @@ def scales_chart(networks: Networks) -> Panel:
     stages: dict[str, list[str]] = {}
     for name, key in keys.items():
         stages.setdefault(stage_of(name), []).append(key)
-    parts = {WHOLE: list(keys.values())}
-    if len(stages) > 1:
-        parts.update(list(stages.items())[:MOST_STAGES])
+    parts = {WHOLE: list(keys.values()), **(stages if len(stages) > 1 else {})}
     states = {name: model.state_dict() for name, model in networks.models.items()}
     values = {
         part: {name: torch.cat([state[key].abs().float() for key in members]) for name, state in states.items()}
         for part, members in parts.items()
     }
-    with sheet(1.4 + 1.5 * ((len(values) + 1) // 2)) as figure:
-        grid = figure.subplots((len(values) + 1) // 2, 2 if len(values) > 1 else 1, squeeze=False).flat
+    drawn_parts = list(values.items())[: 1 + MOST_STAGES]
+    with sheet(1.4 + 1.5 * ((len(drawn_parts) + 1) // 2)) as figure:
+        grid = figure.subplots((len(drawn_parts) + 1) // 2, 2 if len(drawn_parts) > 1 else 1, squeeze=False).flat
         spare = list(grid)
-        for part, scales in values.items():
+        for part, scales in drawn_parts:
             _draw_histogram(spare.pop(0), part, scales)
         for axes in spare:
             axes.set_visible(False)
@@ -73,13 +72,17 @@ def scales_chart(networks: Networks) -> Panel:
             for norm, key in keys.items()
             for name, state in states.items()
         )
-        columns = ("part", "network", "channels", "inhibited, |γ| < 0.01", "least", "median", "largest")
+        columns = ("part", "network", "channels", "inhibited, |γ| < 0.01", "least", "median", "largest", "not finite")
         counts = [f"{name} {int(inhibited_channels(scale).sum())}" for name, scale in values[WHOLE].items()]
         total = next(iter(values[WHOLE].values())).numel()
         caption = (
             f"Magnitudes of the {total} BatchNorm scales γ, as histograms. Inhibited channels, with |γ| < 0.01: "
-            f"{', '.join(counts)}."
+            f"{', '.join(counts)}.{cut(MOST_STAGES, len(parts) - 1, 'stages')}"
         )
+        lost = {name: int((~scale.isfinite()).sum()) for name, scale in values[WHOLE].items()}
+        if any(lost.values()):
+            told = ", ".join(f"{name} {count}" for name, count in lost.items() if count)
+            caption += f" Scales that are no finite numbers are not drawn: {told}."
         return picture(figure, "scales", "Scales γ of BatchNorm", caption, Table(columns, rows))
 
 
@@ -189,8 +192,9 @@ def runs_of(text: str) -> list[tuple[int, int]]:
 
 
 def _draw_histogram(axes: Axes, title: str, scales: Values) -> None:
-    largest = max(float(scale.max()) for scale in scales.values()) or 1.0
-    for number, (name, scale) in enumerate(scales.items()):
+    finite = {name: scale[scale.isfinite()] for name, scale in scales.items()}
+    largest = max((float(scale.max()) for scale in finite.values() if len(scale)), default=0.0) or 1.0
+    for number, (name, scale) in enumerate(finite.items()):
         counts, edges = torch.histogram(scale.cpu(), BINS, range=(0.0, largest))
         axes.stairs(
             counts.numpy(),
@@ -207,7 +211,9 @@ def _draw_histogram(axes: Axes, title: str, scales: Values) -> None:
 
 def _scale_row(part: str, name: str, scale: torch.Tensor) -> tuple[Cell, ...]:
     inhibited = int(inhibited_channels(scale).sum())
-    return (part, name, scale.numel(), inhibited, float(scale.min()), float(scale.median()), float(scale.max()))
+    finite = scale[scale.isfinite()]
+    figures = [float(of(finite)) if len(finite) else None for of in (torch.min, torch.median, torch.max)]
+    return (part, name, scale.numel(), inhibited, *figures, scale.numel() - len(finite))
 
 
 def _draw_layers(axes: Axes, number: int, name: str, values: Sequence[float | None]) -> None:

@@ -1,5 +1,6 @@
 """The networks behind a record, and the pictures of them."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -8,22 +9,27 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from command_line import small_network
-from hand_written import read_run, record, written
+from hand_written import read_run, record, stage, written
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from surgeon.checkpoint import Architecture, read, save
 from surgeon.coupling.graph import CouplingGraph, Norm
 from surgeon.coupling.trace import trace
+from surgeon.edit.execute import execute
+from surgeon.operate.plan import plan
+from surgeon.operate.record import edit_rows
 from surgeon.report.ablation import ablated, ablation_chart
 from surgeon.report.activations import activations_chart
+from surgeon.report.again import operated_again
 from surgeon.report.build import make_report
 from surgeon.report.images import Images
 from surgeon.report.networks import Files, Networks, open_networks
 from surgeon.report.panel import Missing, Picture
 from surgeon.report.records import EditRow, Run
-from surgeon.report.weights import edited_groups, runs_of, weight_panels
-from surgeon.tuning import make_accelerator
+from surgeon.report.weights import edited_groups, runs_of, scales_chart, weight_panels
+from surgeon.tuning import evaluate, make_accelerator
+from surgeon.tuning.freeze import untrained_names
 
 ARCHITECTURE = Architecture("timm", "test_resnet", {"num_classes": 10, "in_chans": 3})
 
@@ -96,6 +102,71 @@ def test_the_numbers_of_the_weights(traced: tuple[nn.Module, CouplingGraph], tmp
     assert pictures["coupling"].svg.count("✎") == pictures["coupling"].inline.count("✎") > 0
 
 
+def test_scales_that_are_no_numbers_are_counted_and_not_drawn(
+    traced: tuple[nn.Module, CouplingGraph], tmp_path: Path
+) -> None:
+    model, graph = traced
+    broken = small_network().eval()
+    with torch.no_grad():
+        broken.get_parameter("layer1.0.bn1.weight")[:3] = torch.tensor([0.5, float("nan"), float("inf")])
+        broken.get_parameter("layer1.0.bn2.weight").fill_(float("nan"))
+    channels = len(broken.get_parameter("layer1.0.bn2.weight"))
+    panels = weight_panels(
+        Networks({"original": model, "sofm": broken}, graph, "original", "sofm", ()), a_run(tmp_path)
+    )
+    chart = next(panel for panel in panels if isinstance(panel, Picture) and panel.key == "scales")
+    rows = {(row[0], row[1]): row[3:] for row in chart.table.rows}
+    assert rows["layer1.0.bn1", "sofm"][1:] == (0.5, 1.0, 1.0, 2)
+    assert rows["layer1.0.bn2", "sofm"] == (0, None, None, None, channels)
+    assert rows["layer1.0.bn1", "original"][-1] == 0
+    assert f"Scales that are no finite numbers are not drawn: sofm {2 + channels}." in chart.caption
+
+
+def test_stages_that_are_not_drawn_are_counted(
+    traced: tuple[nn.Module, CouplingGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, graph = traced
+    monkeypatch.setattr("surgeon.report.weights.MOST_STAGES", 2)
+    chart = scales_chart(Networks({"original": model}, graph, "original", None, ()))
+    assert isinstance(chart, Picture)
+    stages = {str(row[0]) for row in chart.table.rows if "." not in str(row[0])} - {"the whole network"}
+    assert len(stages) > 2
+    assert f"Of {len(stages)} stages 2 are shown." in chart.caption
+
+
+def test_a_control_of_another_seed_says_so(tmp_path: Path) -> None:
+    save(tmp_path / "input.safetensors", small_network(), architecture=ARCHITECTURE)
+    source = {"path": "input.safetensors", "sha256": read(tmp_path / "input.safetensors").sha256}
+    run = a_run(tmp_path, arch="test_resnet", checkpoint=source)
+    control = read_run(written(tmp_path, "control.json", record("finetune", seed=3, checkpoint=source)))
+    opened = open_networks(run, control, Files())
+    assert isinstance(opened, Networks)
+    assert [missing.title for missing in opened.missing] == ["Weights of sofm", "Weights of control, seed 3"]
+
+
+def test_a_run_is_made_again_with_what_it_froze(traced: tuple[nn.Module, CouplingGraph], tmp_path: Path) -> None:
+    model, graph = traced
+    freeze = ["layer1*"]
+    made = plan(model, "reinit", seed=0, graph=graph, frozen=untrained_names(model, freeze))
+    result = copy.deepcopy(model)
+    execute(result, made)
+    some = images([1, 2, 3, 4], torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    reached = evaluate(result, some.val, accelerator=some.accelerator)
+    content = record(
+        "reinit", options=dict(made.options), targets=list(made.targets), edits=list(edit_rows(made)),
+        stages=[stage("operated", reached.top1, loss=reached.loss)], tuning={"freeze": freeze},
+    )  # fmt: skip
+    run = read_run(written(tmp_path, "a.json", content))
+    models = operated_again(run, model, graph, some)
+    assert isinstance(models, dict), models
+    assert all(torch.equal(tensor, result.state_dict()[key]) for key, tensor in models["operated"].state_dict().items())
+    # Other channels, as many of them.
+    other = dataclasses.replace(run.edits[0], positions="0")
+    assert other != run.edits[0]
+    for wrong in ({"edits": (other, *run.edits[1:])}, {"tuning": {"freeze": "layer1"}}, {"tuning": {}}):
+        assert isinstance(operated_again(dataclasses.replace(run, **wrong), model, graph, some), Missing)
+
+
 class ByChannel(nn.Module):
     """Answers with the mean of each channel, scaled."""
 
@@ -151,6 +222,19 @@ def test_classes_may_be_called_anything(traced: tuple[nn.Module, CouplingGraph],
     assert "<script" not in chart.svg
     assert [row[1] for row in chart.table.rows] == [r"<script>$\x1b", "b"]
     ElementTree.fromstring(chart.svg)
+
+
+def test_channels_that_are_not_shown_are_counted(
+    traced: tuple[nn.Module, CouplingGraph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, graph = traced
+    monkeypatch.setattr("surgeon.report.activations.MOST_CHANNELS", 2)
+    some = images([0, 1], torch.rand(2, 3, 32, 32))
+    chart = activations_chart({"original": model}, graph, a_run(tmp_path), some, "layer1.0.conv1")
+    assert isinstance(chart, Picture)
+    channels = len(model.get_parameter("layer1.0.conv1.weight"))
+    assert "a row of pixels for each of 2 channels" in chart.caption
+    assert chart.caption.endswith(f" Of {channels} channels 2 are shown.")
 
 
 def test_layers_that_cannot_be_shown_say_why(traced: tuple[nn.Module, CouplingGraph], tmp_path: Path) -> None:
