@@ -8,14 +8,16 @@ from surgeon.checkpoint import refuse_existing, write_text
 from surgeon.errors import OutputError, SurgeonError
 from surgeon.report import ablation, activations
 from surgeon.report.again import operated_again
-from surgeon.report.comparison import ComparisonRecord, differences_chart
+from surgeon.report.comparison import ComparisonRecord, differences_charts
 from surgeon.report.course import epochs_chart, stages_chart
-from surgeon.report.groups import grouped
+from surgeon.report.distinct import distinct
+from surgeon.report.groups import control_of, grouped
 from surgeon.report.images import OpenImages
 from surgeon.report.networks import Files, Networks, open_networks
 from surgeon.report.page import Section, render
 from surgeon.report.panel import Missing, Panel, Picture
 from surgeon.report.records import Run
+from surgeon.report.untrusted import in_folder
 from surgeon.report.weights import weight_panels
 
 
@@ -27,11 +29,18 @@ class Report:
         html: the page.
         pictures: what is on it.
         missing: what is not, and why.
+
+    Raises:
+        ValueError: two pictures have the same key.
     """
 
     html: str
     pictures: tuple[Picture, ...]
     missing: tuple[Missing, ...]
+
+    def __post_init__(self) -> None:
+        if len({picture.key for picture in self.pictures}) < len(self.pictures):
+            raise ValueError("Two pictures have the same key.")
 
 
 def make_report(
@@ -43,24 +52,27 @@ def make_report(
     """Return the page of one run, or of several beside each other.
 
     Args:
-        records: of runs and comparisons, at least one; the pictures of weights are of the first run that is no control.
+        records: of runs and comparisons, at least one; what is there twice counts once. The pictures of weights are of
+            the first run that is no control.
         files: where the networks are.
         open_images: opens the images for activations and ablation; None where there are none.
         layer: the module whose activations and channels these are; None for what the run operated on.
     """
+    records, notes = distinct(records)
     comparisons = [one for one in records if isinstance(one, ComparisonRecord)]
     runs = [run for one in records for run in (one.runs if isinstance(one, ComparisonRecord) else one)]
     groups = grouped(runs)
     subject = next((run for run in runs if not run.is_control), runs[0])
-    control = next((run for run in runs if run.is_control and run.sha256 == subject.sha256), None)
-    networks = open_networks(subject, control, files)
+    networks = open_networks(subject, control_of(subject, runs), files)
     weights = _weights(networks, subject)
     sections: tuple[Section, ...] = (
-        Section("Figures", (*map(differences_chart, comparisons), stages_chart(groups), epochs_chart(groups))),
+        Section("Figures", (*differences_charts(comparisons), stages_chart(groups), epochs_chart(groups))),
         Section("Weights", tuple(weights)),
         Section("On images", tuple(_answers(networks, subject, open_images, layer))),
     )
-    notes = [note for one in comparisons for note in (one.verdict, *one.notes)]
+    for one in comparisons:
+        of = f"{in_folder(one.path)}: " if len(comparisons) > 1 else ""
+        notes += [f"{of}{note}" for note in (one.verdict, *one.notes)]
     if len(runs) > 1 and any(isinstance(panel, Picture) for panel in weights):
         notes.append(f"The pictures of networks are of {subject.title}; give another record first for its own.")
     sections += (Section("Runs that failed", tuple(one for each in comparisons for one in each.failed)),)

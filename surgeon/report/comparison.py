@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from surgeon.errors import DataError
 from surgeon.report.drawing import INK, SERIES, picture, sheet
 from surgeon.report.panel import Missing, Panel, Table, brief
 from surgeon.report.records import Run, decoded, run_of
-from surgeon.report.untrusted import REMEDY, Entry
+from surgeon.report.untrusted import REMEDY, Entry, in_folder
 
 RECORD = "result.json"
 """The record of each run, in its own folder beside the comparison's."""
@@ -19,7 +19,11 @@ RECORD = "result.json"
 OF_ALL = ("surgeon", "versions", "arch", "checkpoint", "data")
 """What all runs of a comparison have in common."""
 
+SAME = ("method", "seed", "stages")
+"""What a run's own record and the comparison's both say of it."""
+
 MOST_RUNS = 1000
+KEY, TITLE = "differences", "Differences to the control"
 
 BAR, MARGIN = 0.4, 0.9
 """Inches: of a row, and of what is around all of them."""
@@ -76,9 +80,23 @@ def read_records(path: Path) -> tuple[Run, ...] | ComparisonRecord:
     return _comparison(value, path) if {"surgeon", "rows", "runs"} <= value.keys() else (run_of(value, path),)
 
 
-def differences_chart(comparison: ComparisonRecord) -> Panel:
-    """Return the mean difference of every method's top-1 to the control's, with its confidence interval."""
-    title = "Differences to the control"
+def differences_charts(comparisons: Sequence[ComparisonRecord]) -> tuple[Panel, ...]:
+    """Return a chart for every comparison, with keys that differ."""
+    if len(comparisons) == 1:
+        return (differences_chart(comparisons[0]),)
+    return tuple(
+        differences_chart(one, f"{KEY}-{number}", f"{TITLE} ({in_folder(one.path)})")
+        for number, one in enumerate(comparisons, start=1)
+    )
+
+
+def differences_chart(comparison: ComparisonRecord, key: str = KEY, title: str = TITLE) -> Panel:
+    """Return the mean difference of every method's top-1 to the control's, with its confidence interval.
+
+    Args:
+        comparison: the record.
+        key: see `Picture`, like `title`.
+    """
     known = [(row, row.difference) for row in comparison.rows if row.difference is not None]
     rows = tuple(
         (row.name, row.top1, row.deviation, row.count, row.difference, row.low, row.high, row.p_value, row.verdict)
@@ -106,7 +124,7 @@ def differences_chart(comparison: ComparisonRecord) -> Panel:
             "method", "top-1 %", "standard deviation", "seeds", "difference", "interval from", "to", "p, adjusted",
             "verdict",
         )  # fmt: skip
-        return picture(figure, "differences", title, caption, Table(columns, rows))
+        return picture(figure, key, title, caption, Table(columns, rows))
 
 
 def _comparison(value: Mapping[str, Any], path: Path) -> ComparisonRecord:
@@ -121,7 +139,10 @@ def _comparison(value: Mapping[str, Any], path: Path) -> ComparisonRecord:
         if reason.value is not None:
             failed.append(Missing(f"{name}, seed {seed}", reason.text(), "The others are compared without it."))
             continue
-        runs.append(dataclasses.replace(_run(entry, value, path), name=name, title=f"{name}, seed {seed}"))
+        title = f"{name}, seed {seed}"
+        runs.append(dataclasses.replace(_run(entry, value, path), name=name, comparison=path, title=title))
+    if len({run.title for run in runs}) < len(runs):
+        raise DataError(f"The comparison {path} has two runs of one name and seed.", REMEDY)
     if not runs:
         raise DataError(f"No run of the comparison {path} came to its end.", REMEDY)
     return ComparisonRecord(
@@ -136,12 +157,17 @@ def _comparison(value: Mapping[str, Any], path: Path) -> ComparisonRecord:
 
 
 def _run(entry: Entry, value: Mapping[str, Any], path: Path) -> Run:
-    """Return a run by its own record, which knows the edits, or else by what the comparison says of it."""
+    """Return a run by its own record, which knows the edits, or else by what the comparison says of it.
+
+    Another run's record may have got into the folder: it is the run's own only if both say the same of the stages.
+    """
     # No more than a name is taken of what the record says, so that it leads to no other folder.
     folder = Path(entry.get("folder").name()).name
     own = path.parent / folder / RECORD
     if folder not in ("", "..") and os.path.isfile(own):
-        return run_of(decoded(own), own)
+        found = decoded(own)
+        if all(found.get(name) == entry.value.get(name) for name in SAME):
+            return run_of(found, own)
     return run_of({**{name: value[name] for name in OF_ALL if name in value}, **entry.value}, path)
 
 

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from surgeon.report.drawing import DASHES, FAINT, INK, MARKERS, SERIES, line_width, picture, sheet
-from surgeon.report.groups import Group, Measure, Spread, best_measure, spread
-from surgeon.report.panel import Cell, Missing, Panel, Table, brief, in_words
+from surgeon.report.groups import Group, Measure, Reach, best_measure, reach
+from surgeon.report.panel import Cell, Missing, Panel, Table, brief, cut, in_words
 from surgeon.report.records import Run
 
 BAR, MARGIN = 0.32, 0.9
@@ -21,6 +21,10 @@ MOST_BARS = 60
 MOST_METRICS = 20
 """Stages that the chart shows, and figures of another task beside them."""
 
+MOST_CURVES = 12
+MOST_SPANS = 50
+"""Runs beside each other, each twice for every colour, and phases that are shaded."""
+
 NO_FIGURES = Missing(
     "Accuracy", "The records hold no accuracy and no agreement.", "Run with --data, so that there are images to ask."
 )
@@ -28,21 +32,25 @@ NO_FIGURES = Missing(
 
 def stages_chart(groups: Sequence[Group]) -> Panel:
     """Return the figures of every stage as bars, the mean and the range where there are several seeds."""
-    measure = best_measure([run for group in groups for run in group.runs])
+    runs = [run for group in groups for run in group.runs]
+    measure = best_measure(runs)
     if measure is None:
         return NO_FIGURES
     bars = [
         (
             group,
             name,
-            spread([measure.of(run.stages[number]) for run in group.runs if number < len(run.stages)]),
+            reach([measure.of(run.stages[number]) for run in group.runs if number < len(run.stages)]),
         )
         for group in groups
         for number, name in enumerate(_stage_names(group.runs[0]))
     ]
-    known = [(group, name, value) for group, name, value in bars if value is not None][:MOST_BARS]
-    if not known:
+    found = [(group, name, value) for group, name, value in bars if value is not None]
+    if not found:
         return NO_FIGURES
+    # Without the control nothing says what the operation has done.
+    chosen = sorted(range(len(found)), key=lambda place: not found[place][0].is_control)[:MOST_BARS]
+    known = [found[place] for place in sorted(chosen)]
     with sheet(MARGIN + BAR * len(known)) as figure:
         axes = figure.add_subplot()
         for place, (group, _, value) in enumerate(known):
@@ -62,12 +70,14 @@ def stages_chart(groups: Sequence[Group]) -> Panel:
         axes.margins(x=0.12)
         axes.set_xlabel(brief(measure.name))
         courses = [
-            f"{group.label} {in_words([value.mean for one, _, value in known if one is group])}" for group in groups
+            f"{group.label} {in_words([value.mean for one, _, value in found if one is group])}" for group in groups
         ]
-        caption = f"{measure.name} after every stage: {'; '.join(courses)}."
+        caption = f"{measure.name} after every stage: {'; '.join(courses)}.{cut(MOST_BARS, len(found), 'bars')}"
         if any(value.count > 1 for _, _, value in known):
             caption += " Bars are means over the seeds, thin lines reach from the least to the largest."
-        return picture(figure, "stages", "Stages", caption, _stage_table(groups))
+        names = dict.fromkeys(name for one in runs for stage in one.stages for name in stage.metrics)
+        caption += cut(MOST_METRICS, len(names), "other figures in the table")
+        return picture(figure, "stages", "Stages", caption, _stage_table(groups, list(names)[:MOST_METRICS]))
 
 
 def epochs_chart(groups: Sequence[Group]) -> Panel:
@@ -76,6 +86,9 @@ def epochs_chart(groups: Sequence[Group]) -> Panel:
     measure = best_measure(runs)
     curves = [] if measure is None else [(group, _curve(group, measure)) for group in groups]
     curves = [(group, curve) for group, curve in curves if any(value is not None for value in curve)]
+    total = len(curves)
+    chosen = sorted(range(total), key=lambda place: not curves[place][0].is_control)[:MOST_CURVES]
+    curves = [curves[place] for place in sorted(chosen)]
     if measure is None or not curves:
         return Missing(
             "Accuracy per epoch", "The records hold no epoch with figures.", "Fine-tune with --data and --epochs."
@@ -85,7 +98,7 @@ def epochs_chart(groups: Sequence[Group]) -> Panel:
         for number, (group, curve) in enumerate(curves):
             _draw_curve(axes, number, group.label, curve)
         marked = [*_draw_phases(axes, runs), *_draw_operations(axes, runs)]
-        start = spread([measure.of(run.stages[0]) for run in runs if run.stages])
+        start = reach([measure.of(run.stages[0]) for run in runs if run.stages])
         if start is not None:
             axes.axhline(start.mean, color=INK, linewidth=0.8, linestyle=(0, (1, 3)), label="original")
         axes.set_xlabel("epoch of fine-tuning")
@@ -101,6 +114,7 @@ def epochs_chart(groups: Sequence[Group]) -> Panel:
         table = Table(("run", "epoch", measure.name, "least", "largest", "seeds"), rows)
         courses = [f"{group.label} {in_words([value.mean for value in curve if value])}" for group, curve in curves]
         caption = f"{measure.name} on the validation images after every epoch: {'; '.join(courses)}."
+        caption += cut(MOST_CURVES, total, "curves")
         if any(value is not None and value.count > 1 for _, curve in curves for value in curve):
             caption += " Lines are means over the seeds, bands reach from the least to the largest."
         caption += "".join(f" {sentence}" for sentence in marked)
@@ -114,13 +128,8 @@ def _stage_names(run: Run) -> list[str]:
     return [f"{s.name} ({s.target})" if several and s.target is not None else s.name for s in run.stages]
 
 
-def _stage_table(groups: Sequence[Group]) -> Table:
+def _stage_table(groups: Sequence[Group], shown: Sequence[str]) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    names: dict[str, None] = {}
-    for group in groups:
-        for run in group.runs:
-            names.update(dict.fromkeys(name for stage in run.stages for name in stage.metrics))
-    shown = list(names)[:MOST_METRICS]
     for group in groups:
         for run in group.runs:
             for stage in run.stages:
@@ -132,15 +141,15 @@ def _stage_table(groups: Sequence[Group]) -> Table:
     return Table((*columns, *shown), tuple(rows))
 
 
-def _curve(group: Group, measure: Measure) -> list[Spread | None]:
+def _curve(group: Group, measure: Measure) -> list[Reach | None]:
     longest = max(len(run.epochs) for run in group.runs)
     return [
-        spread([measure.of(run.epochs[epoch]) for run in group.runs if epoch < len(run.epochs)])
+        reach([measure.of(run.epochs[epoch]) for run in group.runs if epoch < len(run.epochs)])
         for epoch in range(longest)
     ]
 
 
-def _draw_curve(axes: Axes, number: int, label: str, curve: Sequence[Spread | None]) -> None:
+def _draw_curve(axes: Axes, number: int, label: str, curve: Sequence[Reach | None]) -> None:
     places = [epoch + 1 for epoch, value in enumerate(curve) if value is not None]
     values = [value for value in curve if value is not None]
     look = number % len(SERIES)
@@ -165,15 +174,19 @@ def _draw_phases(axes: Axes, runs: Sequence[Run]) -> list[str]:
         return []
     full = phased.epochs[0].phase
     named: set[str] = set()
-    place = 0
+    place = spans = 0
     for phase, members in groupby(epoch.phase for epoch in phased.epochs):
         length = len(list(members))
         if phase is not None and phase != full:
             label = None if phase in named else brief(f"{phase} ({phased.method})")
-            named.add(phase)
-            axes.axvspan(place + 0.5, place + length + 0.5, color=FAINT, alpha=0.5, linewidth=0, label=label)
+            spans += 1
+            if spans <= MOST_SPANS:
+                named.add(phase)
+                axes.axvspan(place + 0.5, place + length + 0.5, color=FAINT, alpha=0.5, linewidth=0, label=label)
         place += length
-    return [f"Shaded epochs of {phased.method}: {', '.join(sorted(named))}."] if named else []
+    if not named:
+        return []
+    return [f"Shaded epochs of {phased.method}: {', '.join(sorted(named))}.{cut(MOST_SPANS, spans, 'phases')}"]
 
 
 def _draw_operations(axes: Axes, runs: Sequence[Run]) -> list[str]:

@@ -3,9 +3,11 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from surgeon.report.records import EpochFigures, Run, StageFigures
+from surgeon.report.untrusted import in_folder
 
 PER_CENT = 100.0
 Figured = StageFigures | EpochFigures
@@ -43,21 +45,23 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Figures of several seeds: their mean, least, largest and sample standard deviation (None of a single one)."""
+class Reach:
+    """Figures of several seeds: their mean, the least and the largest, and how many there are."""
 
     mean: float
     low: float
     high: float
-    deviation: float | None
     count: int
 
 
 def grouped(runs: Sequence[Run]) -> tuple[Group, ...]:
-    """Return the runs in groups that differ in the seed only, the controls last."""
-    found: dict[str, list[Run]] = {}
+    """Return the runs in groups that differ in the seed only, the controls last.
+
+    The runs of a comparison are together by their name there, and never with those of another comparison.
+    """
+    found: dict[tuple[str, Path | None], list[Run]] = {}
     for run in runs:
-        found.setdefault(run.name or repr(_settings(run)), []).append(run)
+        found.setdefault((run.name or repr(_settings(run)), run.comparison), []).append(run)
     several = sorted(found.values(), key=lambda members: members[0].is_control)
     names = [_name(members[0]) for members in several]
     labels = [
@@ -65,6 +69,12 @@ def grouped(runs: Sequence[Run]) -> tuple[Group, ...]:
         for name, members in zip(names, several, strict=True)
     ]
     return tuple(Group(label, tuple(members)) for label, members in zip(labels, several, strict=True))
+
+
+def control_of(run: Run, runs: Sequence[Run]) -> Run | None:
+    """Return the control of a run: one of the same network, of its own comparison and seed if there is such a one."""
+    controls = [one for one in runs if one.is_control and one.sha256 is not None and one.sha256 == run.sha256]
+    return min(controls, key=lambda one: (one.comparison != run.comparison, one.seed != run.seed), default=None)
 
 
 def best_measure(runs: Sequence[Run]) -> Measure | None:
@@ -83,13 +93,12 @@ def best_measure(runs: Sequence[Run]) -> Measure | None:
     return None
 
 
-def spread(values: Sequence[float | None]) -> Spread | None:
-    """Return the spread of the figures that are there."""
+def reach(values: Sequence[float | None]) -> Reach | None:
+    """Return how far the figures that are there reach; None without any."""
     known = [value for value in values if value is not None]
     if not known:
         return None
-    deviation = statistics.stdev(known) if len(known) > 1 else None
-    return Spread(statistics.fmean(known), min(known), max(known), deviation, len(known))
+    return Reach(statistics.fmean(known), min(known), max(known), len(known))
 
 
 def _agreement(figures: Figured) -> float | None:
@@ -119,9 +128,12 @@ def _name(run: Run) -> str:
 
 
 def _difference(run: Run, groups: Sequence[Sequence[Run]]) -> str:
-    """Return the settings that tell a run from those of the same method, or else its file's name."""
+    """Return the settings that tell a run from those of the same method, or else its file's or comparison's name."""
     own = _settings(run)
-    others = [_settings(members[0]) for members in groups if _name(members[0]) == _name(run)]
+    alike = [members[0] for members in groups if _name(members[0]) == _name(run)]
+    if run.comparison is not None and len({other.comparison for other in alike}) > 1:
+        return in_folder(run.comparison)
+    others = [_settings(other) for other in alike]
     differing = [name for name, value in own.items() if any(other.get(name) != value for other in others)]
     told = ", ".join(f"{name.removeprefix('option ')} {own[name]}" for name in differing[:2])
     return told or run.title

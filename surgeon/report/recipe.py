@@ -1,6 +1,7 @@
 """The options of a run as text to copy."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,9 @@ def _key(name: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """Return a value in TOML, whose texts are written like JSON's."""
+    """Return a value in TOML, whose texts are written like JSON's, but for letters beyond 16 bits and DEL."""
     if isinstance(value, list):
         return f"[{', '.join(_value(one) for one in value if _is_plain(one))}]"
-    return json.dumps(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -15,6 +15,9 @@ LARGEST_FILE = 2**26
 CONTROL = "finetune"
 """The method of a run that operates on nothing."""
 
+MOST_EPOCHS = 10_000
+"""Epochs of a run: a page draws no more."""
+
 
 @dataclass(frozen=True)
 class StageFigures:
@@ -80,6 +83,7 @@ class Run:
         path: the record's file.
         title: what tells it from other runs: its file's name, or what a comparison calls it.
         name: of its method in a comparison; None where it was no part of one.
+        comparison: the file of that comparison, likewise.
         method: name of the method, `finetune` for a control.
         raw: the decoded JSON, for comparing with a checkpoint's header.
     """
@@ -87,6 +91,7 @@ class Run:
     path: Path
     title: str
     name: str | None
+    comparison: Path | None
     surgeon: str
     method: str
     options: Mapping[str, Any]
@@ -152,16 +157,20 @@ def run_of(value: Mapping[str, Any], path: Path) -> Run:
         path: its file, for messages.
 
     Raises:
-        DataError: it is no record, or a value has another type than it should.
+        DataError: it is no record, a value has another type than it should, or there are more than 10,000 epochs.
     """
     if not {"surgeon", "method", "stages"} <= value.keys():
         raise DataError(f"{path} is no record of a run.", REMEDY)
     record = Entry(value, str(path))
+    epochs = _list(record.get("epochs"))
+    if len(epochs) > MOST_EPOCHS:
+        raise DataError(f"The run of {path} has more than {MOST_EPOCHS:,} epochs.", REMEDY)
     source = record.get("checkpoint")
     return Run(
         path=path,
         title=printable(path.name),
         name=None,
+        comparison=None,
         surgeon=record.get("surgeon").text(),
         method=record.get("method").name(),
         options=_mapping(record.get("options")),
@@ -171,7 +180,7 @@ def run_of(value: Mapping[str, Any], path: Path) -> Run:
         figures=_mapping(record.get("figures")),
         skipped=record.get("skipped").texts(),
         stages=tuple(_stage(stage) for stage in record.get("stages").entries()),
-        epochs=tuple(_epoch(epoch) for epoch in _list(record.get("epochs"))),
+        epochs=tuple(_epoch(epoch) for epoch in epochs),
         tuning=_mapping(record.get("tuning")),
         arch=record.get("arch").optional(Entry.name),
         checkpoint=None if source.value is None else source.get("path").optional(Entry.name),

@@ -1,6 +1,7 @@
 """The JSON of a record that anybody may have written: every value is checked, and every text is made printable."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Self
 
 from surgeon.edit.untrusted import LARGEST, Node
@@ -49,3 +50,8 @@ def printable(text: str) -> str:
     if not shown.isprintable():
         shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
     return shown if len(shown) <= LONGEST_TEXT else shown[: LONGEST_TEXT - 1] + "…"
+
+
+def in_folder(path: Path) -> str:
+    """Return a file's name after its folder's, in which files of one name differ."""
+    return printable(f"{path.parent.name}/{path.name}" if path.parent.name else path.name)

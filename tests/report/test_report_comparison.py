@@ -7,10 +7,10 @@ import pytest
 from hand_written import record, written
 
 from surgeon.errors import DataError
-from surgeon.report.build import make_report
+from surgeon.report.build import Report, make_report
 from surgeon.report.comparison import ComparisonRecord, differences_chart, read_records
 from surgeon.report.networks import Files
-from surgeon.report.panel import Missing, Picture
+from surgeon.report.panel import Missing, Picture, Table
 
 KEPT = ("method", "options", "targets", "stages", "epochs", "tuning", "device", "recipe", "notes")
 
@@ -64,6 +64,56 @@ def test_a_comparison_is_shown_with_its_differences(tmp_path: Path) -> None:
     assert "surgeon apply" not in report.html
 
 
+def test_two_comparisons_stay_apart(tmp_path: Path) -> None:
+    found = []
+    for name, digit in (("one", "0"), ("two", "1")):
+        (tmp_path / name).mkdir()
+        content = comparison(checkpoint={"path": "input.safetensors", "sha256": digit * 64})
+        found.append(read_records(written(tmp_path / name, "comparison.json", content)))
+    report = make_report(found, Files())
+    assert [picture.key for picture in report.pictures] == ["differences-1", "differences-2", "stages", "epochs"]
+    assert report.pictures[1].title == "Differences to the control (two/comparison.json)"
+    assert "two/comparison.json: The method sofm is worse." in report.html
+    labels = [row[0] for row in report.pictures[3].table.rows]
+    assert list(dict.fromkeys(labels)) == [
+        "sofm (one/comparison.json)",
+        "sofm (two/comparison.json)",
+        "finetune (control) (one/comparison.json)",
+        "finetune (control) (two/comparison.json)",
+    ]
+    # Two seeds of each control, and not four of both.
+    assert [row[5] for row in report.pictures[3].table.rows if row[0] == labels[-1]] == [2, 2]
+
+
+def test_what_is_given_twice_counts_once(tmp_path: Path) -> None:
+    paths = [written(tmp_path, name, comparison()) for name in ("a.json", "b.json")]
+    own = written(tmp_path, "own.json", record(top1=(1.0, 2.0)))
+    report = make_report([read_records(path) for path in (own, *paths, own)], Files())
+    assert [picture.key for picture in report.pictures] == ["differences", "stages", "epochs"]
+    rows = report.pictures[2].table.rows
+    assert [(row[0], row[5]) for row in rows[::2]] == [
+        ("sofm (own.json)", 1), (f"sofm ({tmp_path.name}/a.json)", 1), ("finetune (control)", 2)
+    ]  # fmt: skip
+    assert "b.json is a comparison that was given twice, and counts once." in report.html
+    assert "own.json is the record of own.json once more, and counts once." in report.html
+
+
+def test_two_pictures_of_one_key_are_refused() -> None:
+    one = Picture("a", "", "", "", "", Table((), ()))
+    with pytest.raises(ValueError, match="same key"):
+        Report("", (one, one), ())
+
+
+@pytest.mark.parametrize("change", [{"seed": 7}, {"method": "repr"}, {"top1": (1.0, 2.0)}])
+def test_another_runs_record_in_the_folder_is_not_the_runs(tmp_path: Path, change: dict[str, Any]) -> None:
+    (tmp_path / "sofm-0").mkdir()
+    written(tmp_path / "sofm-0", "result.json", record(**change))
+    found = read_records(written(tmp_path, "comparison.json", comparison()))
+    assert isinstance(found, ComparisonRecord)
+    last = found.runs[2]
+    assert (last.method, last.seed, last.stages[-1].top1, last.edits) == ("sofm", 0, 70.0, ())
+
+
 def test_a_runs_own_record_knows_its_edits(tmp_path: Path) -> None:
     (tmp_path / "sofm-0").mkdir()
     written(tmp_path / "sofm-0", "result.json", record())
@@ -84,6 +134,7 @@ def test_a_runs_own_record_knows_its_edits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"runs": comparison()["runs"][:1] * 2},
         {"rows": 1},
         {"runs": [{}]},
         {"runs": []},

@@ -1,5 +1,6 @@
 """What stands on the page, and that nothing of a record gets into it unescaped."""
 
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -208,14 +209,47 @@ def test_a_record_of_very_many_stages_and_edits_is_cut(tmp_path: Path, monkeypat
     report = report_of(tmp_path, content)
     assert report.pictures[0].svg.count(">50.00<") == 60
     assert len(report.pictures[0].table.columns) == 10 + 20
+    assert "Of 200 bars 60 are shown. Of 200 other figures in the table 20 are shown." in report.pictures[0].caption
     assert "The page shows the first 2 of 3 edits." in report.html
     assert "layer1.0.conv2.weight" not in report.html
+
+
+def test_a_control_beside_many_runs_is_not_cut(tmp_path: Path) -> None:
+    contents = [record(options={"ratio": number / 100}) for number in range(30)]
+    contents.append(record("finetune"))
+    runs = [read_run(written(tmp_path, f"{number}.json", content)) for number, content in enumerate(contents)]
+    groups = grouped(runs)
+    bars, curves = stages_chart(groups), epochs_chart(groups)
+    assert isinstance(bars, Picture)
+    assert isinstance(curves, Picture)
+    assert bars.svg.count(">finetune (control): ") == 2
+    assert "finetune (control) from 80 to 70" in bars.caption
+    assert "Of 92 bars 60 are shown." in bars.caption
+    assert "Of 31 curves 12 are shown." in curves.caption
+    labels = list(dict.fromkeys(row[0] for row in curves.table.rows))
+    assert (len(labels), labels[-1]) == (12, "finetune (control)")
+
+
+def test_very_many_phases_are_shaded_in_part(tmp_path: Path) -> None:
+    epochs = [epoch(place, 50.0, phase="ab"[place % 2]) for place in range(140)]
+    chart = epochs_chart(grouped([read_run(written(tmp_path, "a.json", record("repr", epochs=epochs)))]))
+    assert isinstance(chart, Picture)
+    assert "Shaded epochs of repr: b. Of 70 phases 50 are shown." in chart.caption
 
 
 def test_a_recipe_is_toml_that_means_the_same() -> None:
     import tomllib
 
-    recipe = {"method": 'a"b\\c\n', "layers": ["x", "é"], "lr": 0.1, "seed": 0, "flag": True, "set": {"a b": "1"}}
+    recipe: dict[str, Any] = {
+        "method": 'a"b\\c\n\x7f',
+        "data": "😀",
+        "margin": -math.inf,
+        "layers": ["x", "é"],
+        "lr": 0.1,
+        "seed": 0,
+        "flag": True,
+        "set": {"a b": "1"},
+    }
     assert tomllib.loads(toml({**recipe, "nothing": None})) == recipe
 
 

@@ -7,7 +7,7 @@ import pytest
 from hand_written import epoch, read_run, record, stage, written
 
 from surgeon.errors import DataError
-from surgeon.report.groups import best_measure, grouped, spread
+from surgeon.report.groups import Reach, best_measure, control_of, grouped, reach
 from surgeon.report.records import LARGEST_FILE
 
 
@@ -48,6 +48,7 @@ def test_texts_are_made_printable(tmp_path: Path) -> None:
         ({"stages": [stage("original", 1e999)]}, None),
         ({"epochs": [epoch(0, 1.0), epoch(1, [])]}, "epochs[1].top1"),
         ({"epochs": "many"}, "epochs"),
+        ({"epochs": [epoch(0, 1.0)] * 10_001}, ""),
         ({"edits": [{"tensor": 5}]}, "edits[0].tensor"),
         ({"edits": [{"tensor": "a", "dim": -1, "channels": 1, "what": ""}]}, "edits[0].dim"),
         ({"edits": [{"tensor": "a", "dim": 0, "channels": 1.5, "what": ""}]}, "edits[0].channels"),
@@ -68,7 +69,7 @@ def test_a_value_of_another_type_is_named(tmp_path: Path, change: dict[str, Any]
         return
     with pytest.raises(DataError) as refusal:
         read_run(path)
-    assert f"{path}.{place}" in refusal.value.problem
+    assert (f"{path}.{place}" if place else "more than 10,000 epochs") in refusal.value.problem
     assert "x" * 50 not in refusal.value.problem
 
 
@@ -110,15 +111,25 @@ def test_runs_that_differ_in_the_seed_are_one_group(tmp_path: Path) -> None:
 
 
 def test_the_spread_of_several_seeds() -> None:
-    # By hand: mean of 1, 2, 6 is 3, the sample variance (4 + 1 + 9) / 2 = 7.
-    found = spread([1.0, None, 2.0, 6.0])
-    assert found is not None
-    assert (found.mean, found.low, found.high, found.count) == (3.0, 1.0, 6.0, 3)
-    assert found.deviation == pytest.approx(7**0.5)
-    assert spread([None]) is None
-    alone = spread([4.0])
-    assert alone is not None
-    assert alone.deviation is None
+    assert reach([1.0, None, 2.0, 6.0]) == Reach(3.0, 1.0, 6.0, 3)
+    assert reach([None]) is None
+
+
+def test_the_control_is_of_the_same_network_and_seed(tmp_path: Path) -> None:
+    unknown: dict[str, Any] = {"checkpoint": {}}
+    contents = [
+        record(seed=1),
+        record("finetune"),
+        record("finetune", seed=1),
+        record("finetune", seed=1, checkpoint={"path": "b", "sha256": "1" * 64}),
+        record(**unknown),
+        record("finetune", **unknown),
+    ]
+    runs = [read_run(written(tmp_path, f"{number}.json", content)) for number, content in enumerate(contents)]
+    assert control_of(runs[0], runs) is runs[2]
+    assert control_of(runs[0], runs[:2]) is runs[1]
+    # Two networks of which nothing is known are not the same.
+    assert control_of(runs[4], runs) is None
 
 
 def test_runs_are_compared_by_what_they_measured(tmp_path: Path) -> None:
