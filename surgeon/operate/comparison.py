@@ -10,7 +10,7 @@ from typing import Any
 from surgeon.operate.comparison_run import CONTROL, Outcome
 from surgeon.operate.paired import Difference, Spread, holm, paired_difference, spread
 from surgeon.operate.record import strict, versions
-from surgeon.operate.verdicts import conclusion, verdict
+from surgeon.operate.verdicts import Finding, conclusion, verdict
 
 ORIGINAL = "as it came"
 """The name of the network before anything was done to it."""
@@ -112,8 +112,15 @@ def compared(outcomes: Sequence[Outcome]) -> tuple[tuple[Row, ...], str]:
         more = row.images / own.images if row.images and own.images else 1.0
         words = verdict(difference, p_value, methods=len(by_name), seeds=len(by_name[name]), budget=more)
         rows.append(dataclasses.replace(row, difference=difference, p_value=p_value, verdict=words))
-    pairs = [(row.name, row.difference, row.p_value) for row in rows]
-    return (original, own, *rows), conclusion(pairs, seeds=len(control))
+    findings = [
+        Finding(row.name, row.difference, row.p_value, _unpaired(row.difference, by_name[row.name])) for row in rows
+    ]
+    return (original, own, *rows), conclusion(findings, seeds=len(control))
+
+
+def _unpaired(difference: Difference | None, outcomes: Sequence[Outcome]) -> tuple[int, ...]:
+    paired = () if difference is None else difference.seeds
+    return tuple(one.seed for one in outcomes if one.seed not in paired)
 
 
 def _row(name: str, outcomes: Sequence[Outcome]) -> Row:

@@ -1,6 +1,7 @@
 """What the difference of a method to the control allows to say, in words that claim no more."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from surgeon.operate.paired import LEVEL, Difference
 
@@ -10,6 +11,44 @@ SAME = 0.005
 
 MORE = 1.05
 """How many times the control's images count as a larger budget."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one method.
+
+    Attributes:
+        name: of the method.
+        difference: of its top-1 to the control's; None without a pair of runs.
+        p_value: of it, adjusted for the number of methods; None where nothing could be tested.
+        unpaired: the seeds that are missing in it, since a run failed.
+    """
+
+    name: str
+    difference: Difference | None
+    p_value: float | None
+    unpaired: tuple[int, ...] = ()
+
+    @property
+    def gain(self) -> float:
+        """Mean difference, in percent points; 0 without a pair."""
+        return 0.0 if self.difference is None else self.difference.mean
+
+    @property
+    def pairs(self) -> int:
+        """Number of the seeds that have both runs."""
+        return 0 if self.difference is None else len(self.difference.seeds)
+
+    def described(self, seeds: int) -> str:
+        """Return the name, and which of its seeds are missing: a method may fail where it would have been worst.
+
+        Args:
+            seeds: how many were asked for.
+        """
+        if not self.unpaired:
+            return self.name
+        missing = ", ".join(map(str, self.unpaired))
+        return f"{self.name} (at {self.pairs} of {seeds} seeds; a run failed at {missing})"
 
 
 def is_beyond_noise(difference: Difference | None, p_value: float | None) -> bool:
@@ -65,34 +104,38 @@ def _finding(difference: Difference, p_value: float | None, methods: int) -> str
     if is_undecided(difference, p_value):
         return (
             f"undecided at {count} seeds: {side} by its own interval ({mean:+.2f} points, {interval}), but not once "
-            f"that is adjusted for {methods} methods; more seeds would tell"
+            f"that is adjusted for {methods} methods"
         )
     return f"no difference beyond noise at {count} seeds ({mean:+.2f} points, {interval})"
 
 
-def conclusion(methods: Sequence[tuple[str, Difference | None, float | None]], *, seeds: int) -> str:
+def conclusion(findings: Sequence[Finding], *, seeds: int) -> str:
     """Return what can be said of all methods together, in a sentence.
 
     Args:
-        methods: name, difference to the control and adjusted p-value.
+        findings: one a method.
         seeds: how many were asked for.
     """
-    known = [(name, one, p_value) for name, one, p_value in methods if one is not None]
-    if not known:
+    if all(one.difference is None for one in findings):
         return "No method could be compared with the control."
     if seeds == 1:
         return "One seed tells nothing about noise, so there is no verdict: give --seeds 3 or more."
-    beyond = [(name, one.mean > 0) for name, one, p_value in known if is_beyond_noise(one, p_value)]
-    parts = []
-    for better, word in ((True, "better"), (False, "worse")):
-        names = [name for name, is_better in beyond if is_better is better]
-        if names:
-            parts.append(f"{word} than the control beyond noise: {', '.join(names)}")
-    open_ones = [name for name, one, p_value in known if is_undecided(one, p_value)]
-    if open_ones:
-        parts.append(f"undecided, for want of seeds: {', '.join(open_ones)}")
-    if not beyond and not open_ones:
-        return f"No method differs from the control beyond noise at {seeds} seeds."
+    tested = [one for one in findings if one.p_value is not None]
+    untested = ", ".join(one.name for one in findings if one.p_value is None)
+    if not tested:
+        return f"No method could be tested, since the pairs of runs are too few or do not show their noise: {untested}."
+    beyond = [one for one in tested if is_beyond_noise(one.difference, one.p_value)]
+    undecided = [one for one in tested if is_undecided(one.difference, one.p_value)]
+    groups = {
+        "better than the control beyond noise": [one for one in beyond if one.gain > 0],
+        "worse than the control beyond noise": [one for one in beyond if one.gain <= 0],
+        "undecided": undecided,
+    }
+    parts = [f"{words}: {', '.join(one.described(seeds) for one in ones)}" for words, ones in groups.items() if ones]
     if not beyond:
-        parts.insert(0, "no method differs from the control beyond noise")
-    return f"At {seeds} seeds, {'; '.join(parts)}."
+        parts.insert(0, f"no method {'that was tested ' if untested else ''}differs from the control beyond noise")
+    if untested:
+        parts.append(f"not tested: {untested}")
+    counts = sorted({one.pairs for one in tested})
+    span = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"At {span} seeds, {'; '.join(parts)}."

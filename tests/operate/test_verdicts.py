@@ -3,7 +3,7 @@
 import pytest
 
 from surgeon.operate.paired import Difference, paired_difference
-from surgeon.operate.verdicts import conclusion, is_beyond_noise, verdict
+from surgeon.operate.verdicts import Finding, conclusion, is_beyond_noise, verdict
 
 CLEAR = Difference(0.5, 0.1, 0.25, 0.75, 0.01, (0, 1, 2))
 WEAK = Difference(-0.5, 0.1, -0.9, -0.1, 0.04, (0, 1, 2))
@@ -28,7 +28,7 @@ def test_what_is_within_noise_is_no_difference() -> None:
 def test_among_several_methods_one_interval_alone_is_not_enough() -> None:
     assert verdict(WEAK, 0.12, methods=3, seeds=3) == (
         "undecided at 3 seeds: worse by its own interval (-0.50 points, 95 % interval -0.90 … -0.10), but not once "
-        "that is adjusted for 3 methods; more seeds would tell"
+        "that is adjusted for 3 methods"
     )
 
 
@@ -36,7 +36,7 @@ def test_one_seed_tells_nothing() -> None:
     one = paired_difference({0: 81.0}, {0: 80.0})
     assert verdict(one, None, methods=1, seeds=1) == "+1.00 points at one seed, which tells nothing about noise"
     assert not is_beyond_noise(one, None)
-    assert "give --seeds 3" in conclusion([("a", one, None)], seeds=1)
+    assert "give --seeds 3" in conclusion([Finding("a", one, None)], seeds=1)
 
 
 def test_differences_that_are_all_the_same_have_no_verdict() -> None:
@@ -58,12 +58,36 @@ def test_seeds_that_failed_are_told() -> None:
 
 
 def test_the_conclusion_names_what_is_beyond_noise() -> None:
-    methods = [("a", CLEAR, 0.01), ("b", WEAK, 0.04), ("c", NONE, 0.7), ("d", None, None)]
+    methods = [Finding("a", CLEAR, 0.01), Finding("b", WEAK, 0.04), Finding("c", NONE, 0.7)]
     assert conclusion(methods, seeds=3) == (
         "At 3 seeds, better than the control beyond noise: a; worse than the control beyond noise: b."
     )
-    assert conclusion([("b", WEAK, 0.12), ("c", NONE, 0.7)], seeds=3) == (
-        "At 3 seeds, no method differs from the control beyond noise; undecided, for want of seeds: b."
+    assert conclusion([Finding("b", WEAK, 0.12), Finding("c", NONE, 0.7)], seeds=3) == (
+        "At 3 seeds, no method differs from the control beyond noise; undecided: b."
     )
-    assert conclusion([("c", NONE, 0.7)], seeds=3) == "No method differs from the control beyond noise at 3 seeds."
-    assert conclusion([("d", None, None)], seeds=3) == "No method could be compared with the control."
+    assert conclusion([Finding("c", NONE, 0.7)], seeds=3) == (
+        "At 3 seeds, no method differs from the control beyond noise."
+    )
+    assert conclusion([Finding("d", None, None)], seeds=3) == "No method could be compared with the control."
+
+
+def test_the_conclusion_claims_nothing_of_what_was_not_tested() -> None:
+    control = {0: 80.0, 1: 81.0, 2: 82.0}
+    alike = paired_difference({seed: value + 5 for seed, value in control.items()}, control)
+    single = paired_difference({1: 81.0}, control)
+    untested = [Finding("alike", alike, None), Finding("single", single, None, (0, 2))]
+    assert conclusion(untested, seeds=3) == (
+        "No method could be tested, since the pairs of runs are too few or do not show their noise: alike, single."
+    )
+    assert conclusion([*untested, Finding("gone", None, None, (0, 1, 2)), Finding("c", NONE, 0.7)], seeds=3) == (
+        "At 3 seeds, no method that was tested differs from the control beyond noise; not tested: alike, single, gone."
+    )
+
+
+def test_the_conclusion_counts_the_pairs_and_names_the_seeds_that_failed() -> None:
+    assert conclusion([Finding("a", CLEAR, 0.01, (1, 4))], seeds=5) == (
+        "At 3 seeds, better than the control beyond noise: a (at 3 of 5 seeds; a run failed at 1, 4)."
+    )
+    five = Difference(0.1, 0.4, -0.4, 0.6, 0.6, (0, 1, 2, 3, 4))
+    told = conclusion([Finding("a", CLEAR, 0.01, (1, 4)), Finding("c", five, 0.6)], seeds=5)
+    assert told.startswith("At 3 to 5 seeds, better")
