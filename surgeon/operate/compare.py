@@ -10,6 +10,7 @@ from surgeon.checkpoint import write_text
 from surgeon.errors import OutputError
 from surgeon.operate.comparison import Comparison, compared
 from surgeon.operate.comparison_checks import check_runs
+from surgeon.operate.comparison_claim import make_folder
 from surgeon.operate.comparison_run import RESULT, Hooks, Outcome, Place, Run
 
 COMPARISON = "comparison.json"
@@ -57,12 +58,7 @@ def compare(
     """
     _check_folder(folder)
     known = check_runs(runs, folder, hooks.track, hooks.say)
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {folder} cannot be made: {error.strerror}.", "Write elsewhere with -o."
-        ) from error
+    make_folder(folder)
     places = [Place(run, folder, one.terms, one.images) for run, one in zip(runs, known, strict=True)]
     before = sum(place.outcome() is not None for place in places)
     if before:

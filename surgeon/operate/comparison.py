@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from surgeon.operate.comparison_run import CONTROL, Outcome
+from surgeon.operate.comparison_run import CONTROL, FIGURES, Outcome
 from surgeon.operate.paired import Difference, Spread, holm, paired_difference, spread
 from surgeon.operate.record import strict, versions
 from surgeon.operate.verdicts import Finding, conclusion, verdict
 
 ORIGINAL = "as it came"
 """The name of the network before anything was done to it."""
-
-FIGURES = ("top1", "top5", "loss", "drift", "agreement")
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgeon.checkpoint import read
 from surgeon.data import ImageData
 from surgeon.errors import DataError, OptionError, SurgeonError
 from surgeon.methods import Method, make_config
-from surgeon.operate.comparison_run import CONTROL, Run
+from surgeon.operate.comparison_run import CONTROL, Run, teacher_sha256
 from surgeon.operate.inputs import Say, Subject, find_method, rounds
 from surgeon.operate.job import Job
 from surgeon.operate.job_inputs import Opened, open_job
@@ -89,7 +88,7 @@ def check_runs(runs: Sequence[Run], folder: Path, track: Track, say: Say) -> lis
     opened = open_job(control, track, say_once)
     data = _real(opened.data)
     shared = {
-        "teacher": _teacher(control),
+        "teacher": teacher_sha256(control),
         "device": accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,
     }
@@ -181,10 +180,6 @@ def _real(data: ImageData | None) -> ImageData:
             "Name real images with --data.",
         )
     return data
-
-
-def _teacher(job: Job) -> str | None:
-    return job.teacher if job.teacher in (None, "original") else read(Path(str(job.teacher))).sha256
 
 
 def _known(job: Job, opened: Opened, data: ImageData, shared: Mapping[str, Any]) -> Known:

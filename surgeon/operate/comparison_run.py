@@ -1,18 +1,16 @@
 """One run of a comparison: a job with a folder of its own, which one process does and all of them can read."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from surgeon.checkpoint import write_text
+from surgeon.checkpoint import read, write_text
+from surgeon.checkpoint.display import shown
 from surgeon.checkpoint.write import remove_leftovers
 from surgeon.errors import (
     CheckpointError,
@@ -22,6 +20,7 @@ from surgeon.errors import (
     OutputError,
     SurgeonError,
 )
+from surgeon.operate.comparison_claim import claimed
 from surgeon.operate.identity import LIBRARIES
 from surgeon.operate.inputs import Say
 from surgeon.operate.job import Job
@@ -32,12 +31,27 @@ from surgeon.progress import Track
 CONTROL = "control"
 """The name of the runs that operate on nothing."""
 
-RUN, CLAIM, RESULT = "run.json", "claim", "result.safetensors"
+RUN, RESULT = "run.json", "result.safetensors"
 DIGITS = 12
 """Of the hash in a folder's name, hexadecimal."""
 
 PASSING = (CheckpointError, DataError, MemoryShortageError, OutputError)
 """Failures that a run may not have another time: files, disks and memory change."""
+
+UNEXPECTED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What libraries and files of code raise in a run; it is not written down, since nothing tells whether it passes."""
+
+FIGURES = ("top1", "top5", "loss", "drift", "agreement")
+"""What a comparison takes from a stage."""
 
 BY_CONTENT = {"arch", "data-root", "layers", "method", "no-recalibrate", "partner", "seed", "set", "teacher"}
 """Options of a recipe that a run is told from others by what they mean, and not by how they are written."""
@@ -117,7 +131,7 @@ class Place:
         if told.get("reason") is not None:
             return self._outcome(None, str(told["reason"]))
         record = _read(self.folder, self.job.record.name)
-        return self._outcome(record, None) if record else None
+        return self._outcome(record, None) if self._is_own(record) else None
 
     def settle(self, hooks: Hooks, *, keep_weights: bool) -> Outcome | None:
         """Return what came of the run, which is done where that is not known; None where another process is at it.
@@ -131,7 +145,7 @@ class Place:
         known = self.outcome()
         if known is not None:
             return known
-        with self._claimed() as mine:
+        with claimed(self.folder, lambda: self.outcome() is not None) as mine:
             # Another process may have come to its end just now.
             return (self.outcome() or self._do(hooks, keep_weights)) if mine else None
 
@@ -139,7 +153,7 @@ class Place:
         states = self.job.states
         remove_leftovers(self.folder / RUN)
         record: dict[str, Any] = _read(self.folder, self.job.record.name)
-        if not record or (states is not None and states.path.exists()):
+        if not self._is_own(record) or (states is not None and states.path.exists()):
             hooks.on_run(self.run)
             job = dataclasses.replace(self.job, record_only=not keep_weights)
             try:
@@ -147,15 +161,51 @@ class Place:
             except SurgeonError as error:
                 # What helps a run that stands alone would be another run here.
                 reason = error.problem if isinstance(error, DivergenceError) else str(error)
-                hooks.say(f"{self.run.name}, seed {job.seed}, failed: {reason}")
                 if not isinstance(error, PASSING):
                     if states is not None:
                         states.remove()
                     self._write(reason)
-                return self._outcome(None, reason)
+                return self._failed(reason, hooks.say)
+            except BrokenPipeError:
+                # Nobody reads what is said any more, which is no failure of the run.
+                raise
+            except UNEXPECTED as error:
+                return self._failed(f"{type(error).__name__}: {shown(error)}", hooks.say)
             record = json.loads(done.to_json())
+            self._check_inputs(record)
         self._write(None)
         return self._outcome(record, None)
+
+    def _failed(self, reason: str, say: Say) -> Outcome:
+        say(f"{self.run.name}, seed {self.run.job.seed}, failed: {reason}")
+        return self._outcome(None, reason)
+
+    def _is_own(self, record: Mapping[str, Any]) -> bool:
+        """Tell whether a record is whole, and of the files that the recipe names by their content."""
+        stages, epochs, partner = (record.get(name) for name in ("stages", "epochs", "partner"))
+        if not (isinstance(stages, list) and stages and isinstance(epochs, list) and isinstance(partner, dict)):
+            return False
+        if not all(isinstance(stage, dict) and {"seconds", *FIGURES} <= stage.keys() for stage in stages):
+            return False
+        source = record.get("checkpoint")
+        own = source.get("sha256") if isinstance(source, dict) else None
+        return (own, partner.get("sha256")) == (self.recipe.get("checkpoint"), self.recipe.get("partner"))
+
+    def _check_inputs(self, record: Mapping[str, Any]) -> None:
+        """Refuse the record of a run that has read other files than those that its recipe names; nothing of it stays.
+
+        Raises:
+            CheckpointError: one was replaced since the comparison began.
+        """
+        if self._is_own(record) and teacher_sha256(self.job) == self.recipe.get("teacher"):
+            return
+        for path in (self.job.record, self.job.result, self.job.best):
+            path.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"The checkpoint, partner or teacher of {self.run.name}, seed {self.run.job.seed}, was replaced during the "
+            "comparison.",
+            "Start the comparison again; the result of this run was not kept.",
+        )
 
     def _outcome(self, record: Mapping[str, Any] | None, reason: str | None) -> Outcome:
         images = None
@@ -168,28 +218,10 @@ class Place:
         told = {"sha256": self.sha256, "name": self.run.name, "reason": reason, "recipe": self.recipe}
         write_text(self.folder / RUN, json.dumps(told, indent=2, default=str) + "\n", overwrite=True)
 
-    @contextlib.contextmanager
-    def _claimed(self) -> Iterator[bool]:
-        """Hold the run while the context lasts, and tell whether that is so; a process that is killed lets go."""
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"The folder {self.folder} cannot be made: {error.strerror}.", "Write elsewhere with -o."
-            ) from error
-        lock = FileLock(self.folder / CLAIM, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            if self.outcome() is not None:
-                # Only now: whoever gets hold of the file that is gone finds the outcome.
-                (self.folder / CLAIM).unlink(missing_ok=True)
-            lock.release()
+
+def teacher_sha256(job: Job) -> str | None:
+    """Return the SHA-256 of the teacher's file, or the word that stands for a teacher without one."""
+    return job.teacher if job.teacher in (None, "original") else read(Path(str(job.teacher))).sha256
 
 
 def _recipe(job: Job, terms: Mapping[str, Any]) -> dict[str, Any]:

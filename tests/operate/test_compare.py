@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import SoftFileLock
 from killed_runs import len_of, without_times
 from shared_comparison import METHODS, make_runs
 from two_stages import EXAMPLE, Two
 
 import surgeon
 from surgeon.data.image_data import EXEMPLARS
-from surgeon.errors import DataError, LayerError, MemoryShortageError, OptionError, OutputError
-from surgeon.operate import comparison_checks, comparison_run, job_inputs
+from surgeon.errors import CheckpointError, DataError, LayerError, MemoryShortageError, OptionError, OutputError
+from surgeon.operate import comparison_checks, comparison_claim, comparison_run, job_inputs
 from surgeon.operate.compare import COMPARISON, compare
 from surgeon.operate.comparison import ORIGINAL, Comparison, compared
 from surgeon.operate.comparison_run import CONTROL, Hooks, Outcome, Run
@@ -109,6 +110,34 @@ def test_other_weights_make_other_runs(tmp_path: Path) -> None:
     do(runs, tmp_path / "c")
     surgeon.save(tmp_path / "two.safetensors", Two().eval(), overwrite=True)
     assert do(runs, tmp_path / "c")[1] == ["control 0", "reinit 0"]
+
+
+@pytest.mark.parametrize("which", ["checkpoint", "teacher"])
+def test_a_file_that_is_replaced_during_the_comparison_is_not_taken_for_the_first(tmp_path: Path, which: str) -> None:
+    runs = make_runs(tmp_path, 1)
+    teacher = tmp_path / "teacher.safetensors"
+    surgeon.save(teacher, Two().eval())
+    tuning = dataclasses.replace(runs[0].job.tuning, teacher_weight=0.5)
+    if which == "teacher":
+        for name in (CONTROL, *METHODS):
+            runs = changed(runs, name, teacher=str(teacher), tuning=tuning)
+
+    def replace(record: Any) -> None:
+        surgeon.save(teacher if which == "teacher" else tmp_path / "two.safetensors", Two().eval(), overwrite=True)
+
+    with pytest.raises(CheckpointError, match="seed 0, was replaced during the comparison"):
+        do(runs, tmp_path / "c", on_epoch=replace)
+    assert sum("run.json" in names(folder) for folder in (tmp_path / "c").iterdir()) == (which == "checkpoint")
+    assert not (tmp_path / "c" / COMPARISON).exists()
+
+
+@pytest.mark.parametrize("entry", ["stages", "epochs", "partner", "checkpoint"])
+def test_a_record_that_is_not_whole_is_not_trusted(tmp_path: Path, entry: str) -> None:
+    runs = make_runs(tmp_path, 1, reinit={})
+    first, _ = do(runs, tmp_path / "c")
+    record = first.outcomes[1].folder / "result.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), entry: None}))
+    assert do(runs, tmp_path / "c")[1] == ["reinit 0"]
 
 
 def test_the_control_and_the_methods_see_the_same_images_in_the_same_order(tmp_path: Path) -> None:
@@ -213,6 +242,46 @@ def test_a_failure_that_may_pass_is_tried_again(tmp_path: Path, monkeypatch: pyt
     assert found.rows[2].failed == {0: "The memory ran out. Take smaller batches."}
     assert said[-1] == "by-chance, seed 0, failed: The memory ran out. Take smaller batches."
     assert do(runs, tmp_path / "c")[1] == ["reinit 0", "by-chance 0"]
+
+
+def test_an_error_that_nobody_foresaw_ends_its_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(job: Job, **hooks: Any) -> Record:
+        if job.options.get("criterion") == "l2":
+            raise ValueError("no such\nvalue")
+        return run_job(job, **hooks)
+
+    runs = make_runs(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison_run, "run_job", broken)
+        found, done = do(runs, tmp_path / "c")
+    assert done == ["control 0", "reinit 0", "by-chance 0"]
+    assert found.rows[2].failed == {0: "ValueError: 'no such\\nvalue'"}
+    assert found.rows[3].difference is not None
+    assert do(runs, tmp_path / "c")[1] == ["reinit 0"]
+
+
+def test_a_reader_that_has_gone_ends_the_comparison(tmp_path: Path) -> None:
+    def gone(record: Any) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        do(make_runs(tmp_path, 1), tmp_path / "c", on_epoch=gone)
+
+
+@pytest.mark.parametrize("error", [OSError("no locks here"), NotImplementedError("no locks here")])
+def test_a_disk_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def acquire(lock: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(comparison_claim.FileLock, "acquire", acquire)
+    with pytest.raises(OutputError, match=r"claim cannot be locked: no locks here\."):
+        do(make_runs(tmp_path, 1), tmp_path / "c")
+
+
+def test_a_lock_that_a_killed_process_would_leave_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison_claim, "FileLock", SoftFileLock)
+    with pytest.raises(OutputError, match="the disk has no locks"):
+        do(make_runs(tmp_path, 1), tmp_path / "c")
 
 
 def test_without_any_method_that_works_nothing_is_compared(tmp_path: Path) -> None:
