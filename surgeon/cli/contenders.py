@@ -46,13 +46,29 @@ def contenders(names: str, settings: tuple[str, ...]) -> tuple[Contender, ...]:
     Raises:
         OptionError: there is no such method or recipe, two have one name, or a setting belongs to none or to several.
     """
+    from surgeon.operate.comparison import RESERVED
+
     named = [_contender(text.strip()) for text in names.split(",") if text.strip()]
     for number, one in enumerate(named):
-        if one.name in [other.name for other in named[:number]]:
+        if one.name in RESERVED:
+            raise OptionError(
+                f"The recipe {one.name} has the name of a row that every comparison has.", "Rename its file."
+            )
+        others = [other.name for other in named[:number] if _key(other.name) == _key(one.name)]
+        if one.name in others:
             raise OptionError(
                 f"The method {one.name} is named twice.", "Give a second one of its kind as a recipe file of its own."
             )
+        if others:
+            raise OptionError(
+                f"The names {others[0]} and {one.name} are too much alike for --set.", "Rename a recipe's file."
+            )
     return _with_settings(named, key_values(settings))
+
+
+def _key(name: str) -> str:
+    """Return a name as `--set` has it, which makes no difference between hyphens and underscores."""
+    return name.replace("-", "_")
 
 
 def _contender(text: str) -> Contender:
@@ -82,7 +98,7 @@ def _with_settings(named: Sequence[Contender], settings: Mapping[str, str]) -> t
     from surgeon.operate.inputs import find_method
 
     options = {one.name: dict(one.options) for one in named}
-    by_text = {one.name.replace("-", "_"): one for one in named}
+    by_text = {_key(one.name): one for one in named}
     for key, value in settings.items():
         # A recipe's name may hold a dot itself.
         owner, dot, option = key.rpartition(".")

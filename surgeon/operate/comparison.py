@@ -15,6 +15,9 @@ from surgeon.operate.verdicts import Finding, conclusion, verdict
 ORIGINAL = "as it came"
 """The name of the network before anything was done to it."""
 
+RESERVED = (CONTROL, ORIGINAL)
+"""Names that no method may have."""
+
 
 @dataclass(frozen=True)
 class Row:

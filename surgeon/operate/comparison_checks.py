@@ -10,6 +10,7 @@ from typing import Any
 from surgeon.data import ImageData
 from surgeon.errors import DataError, OptionError, SurgeonError
 from surgeon.methods import Method, make_config
+from surgeon.operate.comparison import ORIGINAL
 from surgeon.operate.comparison_run import CONTROL, Run, teacher_sha256
 from surgeon.operate.inputs import Say, Subject, find_method, rounds
 from surgeon.operate.job import Job
@@ -114,7 +115,15 @@ def _check_alike(runs: Sequence[Run]) -> None:
     """Refuse runs that would differ from the control in more than what is done to the network."""
     shared = ("checkpoint", "init", "arch", "weights", "teacher", "teacher_arch", "epochs", "batch_size", "tuning")
     controls = {run.job.seed: run.job for run in runs if run.name == CONTROL}
-    for run in runs:
+    if any(job.method is not None for job in controls.values()):
+        raise OptionError(f"A run named {CONTROL} has a method.", "Give it another name.")
+    if any(run.name == ORIGINAL for run in runs):
+        raise OptionError(f"A method cannot have the name {ORIGINAL}.", "Give it another one.")
+    for number, run in enumerate(runs):
+        if (run.name, run.job.seed) in [(other.name, other.job.seed) for other in runs[:number]]:
+            raise OptionError(
+                f"There are two runs {run.name} with seed {run.job.seed}.", "Give one of them another name."
+            )
         control = controls.get(run.job.seed)
         if control is None:
             raise OptionError(

@@ -8,9 +8,13 @@ import pytest
 from command_line import ARCH, QUICK, call
 
 from surgeon.cli import compare, finetune
+from surgeon.cli.comparison_table import print_comparison
 from surgeon.cli.contenders import Contender, contenders
 from surgeon.cli.live import View
+from surgeon.cli.render import OUT
 from surgeon.errors import OptionError
+from surgeon.operate.comparison import Comparison, Row
+from surgeon.operate.paired import spread
 
 pytestmark = pytest.mark.usefixtures("quick_collections")
 
@@ -150,6 +154,20 @@ def test_where_no_method_works_the_exit_code_says_so(
     assert "No method could be compared with the control." in shown.out
 
 
+def test_names_from_files_are_printed_as_they_are_and_command_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {name: spread([50.0]) for name in ("top1", "top5", "drift")}
+    row = Row("[red]mine[/red]\x1b[2J", figures, spread([1.0]), 10, verdict="worse", failed={1: "of \x1b[2J"})
+    comparison = Comparison((row,), (), "At … \x1b[2J.", (0,), "[b]net\x1b[2J", {}, {"name": "[/i]\x07"}, 1)
+    print_comparison(comparison, OUT)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+    assert "'[b]net\\x1b[2J' on '[/i]\\x07', epochs: 1" in out
+    assert "'[red]mine[/red]\\x1b[2J': worse" in out
+    assert "failed (seed 1): of \\x1b[2J" in out
+    assert "At … \\x1b[2J." in out
+
+
 def test_methods_and_recipes_are_told_apart(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text('method = "reinit"\nepochs = 200\nlayers = "layer2"\nratio = 0.5\n[set]\ncriterion = "l2"\n')
@@ -160,6 +178,22 @@ def test_methods_and_recipes_are_told_apart(tmp_path: Path) -> None:
     assert paper.options["every"] == 20
     assert "lr" in paper.left_out
     assert mine == Contender("mine", "reinit", {"criterion": "l2", "ratio": "0.2"}, ("layer2",), ("epochs",))
+
+
+@pytest.mark.parametrize("name", ["control", "as it came"])
+def test_a_recipe_with_the_name_of_a_row_is_refused(tmp_path: Path, name: str) -> None:
+    recipe = tmp_path / f"{name}.toml"
+    recipe.write_text('method = "reinit"\n')
+    with pytest.raises(OptionError, match=f"The recipe {name} has the name of a row"):
+        contenders(f"sofm,{recipe}", ())
+
+
+def test_names_that_a_setting_could_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    recipes = [tmp_path / "a-b.toml", tmp_path / "a_b.toml"]
+    for recipe in recipes:
+        recipe.write_text('method = "reinit"\n')
+    with pytest.raises(OptionError, match="a-b and a_b are too much alike"):
+        contenders(",".join(map(str, recipes)), ())
 
 
 def test_a_setting_without_a_method_belongs_to_the_one_that_knows_it() -> None:

@@ -344,6 +344,17 @@ def test_runs_that_differ_in_more_than_the_method_are_refused(tmp_path: Path) ->
         do(changed(runs, "reinit", seed=7), tmp_path / "c")
 
 
+def test_what_would_be_mixed_into_the_control_is_refused(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, 1)
+    mixed = [*runs, dataclasses.replace(runs[1], name=CONTROL)]
+    with pytest.raises(OptionError, match="A run named control has a method"):
+        do(mixed, tmp_path / "c")
+    with pytest.raises(OptionError, match="A method cannot have the name as it came"):
+        do([*runs, dataclasses.replace(runs[1], name=ORIGINAL)], tmp_path / "c")
+    with pytest.raises(OptionError, match="two runs reinit with seed 0"):
+        do([*runs, runs[1]], tmp_path / "c")
+
+
 def test_a_launcher_of_several_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison_checks, "count", lambda: 2)
     with pytest.raises(OptionError, match="without a launcher"):
