@@ -84,7 +84,8 @@ def command(
     """Compare methods on CHECKPOINT with the same fine-tuning without any: same images, order, epochs and seeds.
 
     Every run is kept in the folder of results and never done twice: the same command goes on where it was interrupted,
-    more methods or seeds add to it, and several such commands at once share the runs.
+    more methods or seeds only add runs, and several such commands at once share them. comparison.json has what the last
+    command compared.
 
     \b
     surgeon compare resnet50.safetensors --methods sofm,kernel-reactivation --data IMAGES --epochs 3 --seeds 5

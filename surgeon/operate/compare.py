@@ -11,20 +11,12 @@ from surgeon.errors import OutputError
 from surgeon.operate.comparison import Comparison, compared
 from surgeon.operate.comparison_checks import check_runs
 from surgeon.operate.comparison_claim import make_folder
+from surgeon.operate.comparison_notes import notes
 from surgeon.operate.comparison_run import RESULT, Hooks, Outcome, Place, Run
 
 COMPARISON = "comparison.json"
 WAIT = 2.0
 """Seconds until it is looked again whether the runs of other processes have ended."""
-
-CHANCE = (
-    "Each interval is that of its method alone; the verdicts are adjusted for the number of methods (Holm), since the "
-    "best of several looks good by chance."
-)
-SCOPE = (
-    "The intervals are about other seeds on these data: the order, everything random, and which images are held out or "
-    "taken by a limit. What other images would do, they do not say."
-)
 
 
 def compare(
@@ -64,6 +56,9 @@ def compare(
     if before:
         hooks.say(f"{before} of {len(places)} runs are done already.")
     outcomes = _settled(places, hooks, keep_weights)
+    kept = [place.folder.name for place in places if (one := place.outcome()) is not None and one.reason is not None]
+    if kept:
+        hooks.say(f"Runs that failed are not tried again, unless their folders are removed: {', '.join(kept)}.")
     if keep_weights and not all((one.folder / RESULT).exists() for one in outcomes if one.record is not None):
         hooks.say("Runs that were done before without --keep-weights have no weights any more.")
     rows, words = compared(outcomes)
@@ -78,7 +73,7 @@ def compare(
         data=of_all.data,
         epochs=runs[0].job.epochs,
         recipe=recipe or {},
-        notes=(CHANCE, SCOPE) if sum(bool(row.verdict) for row in rows) > 1 else (SCOPE,),
+        notes=notes(rows, outcomes, places, folder),
     )
     write_text(folder / COMPARISON, comparison.to_json(), overwrite=True)
     return comparison

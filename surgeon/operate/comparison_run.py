@@ -242,6 +242,11 @@ def _recipe(job: Job, terms: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def told_runs(folder: Path) -> list[dict[str, Any]]:
+    """Return what the runs have written down that ended in a comparison's folder, of other recipes as well."""
+    return [told for path in sorted(folder.glob(f"*/{RUN}")) if (told := _read(path.parent, RUN))]
+
+
 def _read(folder: Path, name: str) -> dict[str, Any]:
     """Return a file of JSON, or nothing where there is none that can be read."""
     try:

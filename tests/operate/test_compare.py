@@ -21,6 +21,7 @@ from surgeon.errors import CheckpointError, DataError, LayerError, MemoryShortag
 from surgeon.operate import comparison_checks, comparison_claim, comparison_run, job_inputs
 from surgeon.operate.compare import COMPARISON, compare
 from surgeon.operate.comparison import ORIGINAL, Comparison, compared
+from surgeon.operate.comparison_notes import LOOKING, RECALIBRATED
 from surgeon.operate.comparison_run import CONTROL, Hooks, Outcome, Run
 from surgeon.operate.job import Job
 from surgeon.operate.record import Record
@@ -76,8 +77,14 @@ def test_every_run_is_done_once_and_found_again(tmp_path: Path) -> None:
         "by-chance 2", "control 2", "reinit 2", "weight-evolution 0", "weight-evolution 1",
         "weight-evolution 2",
     ]  # fmt: skip
+    assert not any("further methods" in note for note in more.notes)
     assert [row.name for row in more.rows] == [ORIGINAL, CONTROL, *METHODS, "weight-evolution"]
     assert json.loads((tmp_path / "c" / COMPARISON).read_text()) == more.to_dict()
+    one_of_them, none = do(make_runs(tmp_path, 2, **{"weight-evolution": {"alpha": "0.9"}}), tmp_path / "c")
+    assert none == []
+    assert one_of_them.notes[0].endswith("which the verdicts are not adjusted for: by-chance, reinit.")
+    assert RECALIBRATED in one_of_them.notes
+    assert LOOKING in one_of_them.notes
 
 
 def test_a_run_leaves_its_record_and_its_weights_only_where_they_are_asked_for(tmp_path: Path) -> None:
@@ -224,9 +231,11 @@ def test_a_method_that_fails_loses_nothing_but_itself(tmp_path: Path) -> None:
     assert found.compares
     assert len(done) == len(runs)
     assert not any(path.suffix == ".state" for one in found.outcomes for path in one.folder.iterdir())
-    again, none = do(runs, tmp_path / "c")
+    again, none = do(runs, tmp_path / "c", say=said.append)
     assert none == []
     assert again.to_dict() == found.to_dict()
+    failed = [one.folder.name for one in again.outcomes if one.reason is not None]
+    assert said[-1] == f"Runs that failed are not tried again, unless their folders are removed: {', '.join(failed)}."
 
 
 def test_a_failure_that_may_pass_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
