@@ -11,11 +11,12 @@ from surgeon.data import ImageData
 from surgeon.errors import DataError, OptionError, SurgeonError
 from surgeon.methods import Method, make_config
 from surgeon.operate.comparison import ORIGINAL
-from surgeon.operate.comparison_run import CONTROL, Run, teacher_sha256
+from surgeon.operate.comparison_recipe import architecture_term, images_term, teacher_term
+from surgeon.operate.comparison_run import CONTROL, Run
 from surgeon.operate.inputs import Say, Subject, find_method, rounds
 from surgeon.operate.job import Job
 from surgeon.operate.job_inputs import Opened, open_job
-from surgeon.operate.job_loaders import images_identity, training_loader
+from surgeon.operate.job_loaders import training_loader
 from surgeon.operate.phases import check_phases
 from surgeon.operate.start import check_start, open_raw_images
 from surgeon.processes import count
@@ -89,7 +90,7 @@ def check_runs(runs: Sequence[Run], folder: Path, track: Track, say: Say) -> lis
     opened = open_job(control, track, say_once)
     data = _real(opened.data)
     shared = {
-        "teacher": teacher_sha256(control),
+        "teacher": teacher_term(control),
         "device": accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,
     }
@@ -99,11 +100,11 @@ def check_runs(runs: Sequence[Run], folder: Path, track: Track, say: Say) -> lis
             of_method = open_job(dataclasses.replace(job, images=lambda model: data), track, say_once)
             _check_budget(job, of_method, track, say_once)
             known[name] = _known(job, of_method, data, shared)
-    images = {control.seed: images_identity(control, data)}
+    images = {control.seed: images_term(control, data, accelerator.device)}
     for run in runs:
         if run.job.seed not in images:
             drawn = _real(open_raw_images(run.job, opened.model))
-            images[run.job.seed] = images_identity(run.job, drawn)
+            images[run.job.seed] = images_term(run.job, drawn, accelerator.device)
     return [_with_images(known[run.name], images[run.job.seed]) for run in runs]
 
 
@@ -196,7 +197,7 @@ def _known(job: Job, opened: Opened, data: ImageData, shared: Mapping[str, Any])
     terms = {
         **shared,
         "checkpoint": opened.source.get("sha256"),
-        "arch": [str(architecture), dict(architecture.arguments)],
+        "arch": architecture_term(architecture),
         "options": None if job.method is None else vars(_method(job)[1]),
         "partner": opened.partner_file.get("sha256"),
     }

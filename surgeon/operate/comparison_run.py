@@ -5,11 +5,10 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from surgeon.checkpoint import read, write_text
+from surgeon.checkpoint import write_text
 from surgeon.checkpoint.display import shown
 from surgeon.checkpoint.write import remove_leftovers
 from surgeon.errors import (
@@ -21,10 +20,10 @@ from surgeon.errors import (
     SurgeonError,
 )
 from surgeon.operate.comparison_claim import claimed
-from surgeon.operate.identity import LIBRARIES
+from surgeon.operate.comparison_recipe import recipe, teacher_term
 from surgeon.operate.inputs import Say
 from surgeon.operate.job import Job
-from surgeon.operate.run import NOT_OF_THE_RESULT, run_job
+from surgeon.operate.run import run_job
 from surgeon.operate.work import OnEpoch, OnStage
 from surgeon.progress import Track
 
@@ -42,6 +41,7 @@ UNEXPECTED = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    ImportError,
     LookupError,
     OSError,
     RuntimeError,
@@ -52,9 +52,6 @@ UNEXPECTED = (
 
 FIGURES = ("top1", "top5", "loss", "drift", "agreement")
 """What a comparison takes from a stage."""
-
-BY_CONTENT = {"arch", "data-root", "layers", "method", "no-recalibrate", "partner", "seed", "set", "teacher"}
-"""Options of a recipe that a run is told from others by what they mean, and not by how they are written."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ class Place:
 
     def __init__(self, run: Run, folder: Path, terms: Mapping[str, Any], images: int | None) -> None:
         self.run = run
-        self.recipe = _recipe(run.job, terms)
+        self.recipe = recipe(run.job, terms)
         text = json.dumps(self.recipe, sort_keys=True, default=str)
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
         self.folder = folder / f"{run.name}-seed{run.job.seed}-{self.sha256[:DIGITS]}"
@@ -197,7 +194,7 @@ class Place:
         Raises:
             CheckpointError: one was replaced since the comparison began.
         """
-        if self._is_own(record) and teacher_sha256(self.job) == self.recipe.get("teacher"):
+        if self._is_own(record) and teacher_term(self.job) == self.recipe.get("teacher"):
             return
         for path in (self.job.record, self.job.result, self.job.best):
             path.unlink(missing_ok=True)
@@ -217,29 +214,6 @@ class Place:
     def _write(self, reason: str | None) -> None:
         told = {"sha256": self.sha256, "name": self.run.name, "reason": reason, "recipe": self.recipe}
         write_text(self.folder / RUN, json.dumps(told, indent=2, default=str) + "\n", overwrite=True)
-
-
-def teacher_sha256(job: Job) -> str | None:
-    """Return the SHA-256 of the teacher's file, or the word that stands for a teacher without one."""
-    return job.teacher if job.teacher in (None, "original") else read(Path(str(job.teacher))).sha256
-
-
-def _recipe(job: Job, terms: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything that a run's result depends on."""
-    asked = {name: value for name, value in job.recipe.items() if name not in NOT_OF_THE_RESULT | BY_CONTENT}
-    return {
-        **terms,
-        "method": job.method,
-        "layers": list(job.layers),
-        "init": job.init,
-        "weights": job.weights,
-        "recalibrate": job.recalibrate,
-        "batch_size": job.batch_size,
-        "seed": job.seed,
-        "tuning": {**dataclasses.asdict(job.tuning), "epochs": job.epochs, "seed": job.seed},
-        "asked": asked,
-        **{name: metadata.version(name) for name in LIBRARIES},
-    }
 
 
 def told_runs(folder: Path) -> list[dict[str, Any]]:

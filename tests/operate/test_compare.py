@@ -148,18 +148,31 @@ def test_a_record_that_is_not_whole_is_not_trusted(tmp_path: Path, entry: str) -
 
 
 def test_the_control_and_the_methods_see_the_same_images_in_the_same_order(tmp_path: Path) -> None:
-    seen: list[list[float]] = []
+    # One method draws random numbers between the epochs.
+    runs = make_runs(
+        tmp_path, reinit={"criterion": "l2"}, again={"method": "reinit", "criterion": "random", "every": 1}
+    )
+    seen: dict[tuple[int, str], list[Any]] = {}
+    of: list[tuple[int, str]] = []
+
+    def on_run(run: Run) -> None:
+        of.append((run.job.seed, run.name))
+        seen[of[-1]] = []
 
     def track(batches: Any, description: str, total: int | None = None, *, training: Any = None) -> Iterator[Any]:
-        for number, batch in enumerate(batches):
-            if training is not None and training.epoch == 0 and number == 0:
-                seen.append(batch[0].flatten().tolist())
+        for batch in batches:
+            if training is not None and of:
+                seen[of[-1]].append((training.epoch, batch[0].tolist(), batch[1].tolist()))
             yield batch
 
-    do(make_runs(tmp_path), tmp_path / "c", track=track)
-    assert len(seen) == 6
-    assert seen[0] == seen[1] == seen[2]
-    assert seen[3] == seen[4] == seen[5] != seen[0]
+    hooks = Hooks(track, on_run, len_of, len_of, len_of)
+    compare(runs, tmp_path / "c", hooks)
+    batches = [(epoch, len(labels)) for epoch, _, labels in seen[0, CONTROL]]
+    assert batches == [(0, 12), (0, 12), (1, 12), (1, 12)]
+    assert seen[0, "reinit"] == seen[0, "again"] == seen[0, CONTROL]
+    assert seen[1, "reinit"] == seen[1, "again"] == seen[1, CONTROL]
+    assert seen[0, CONTROL][:2] != seen[1, CONTROL][:2]
+    assert [images for _, images, _ in seen[0, CONTROL][:2]] != [images for _, images, _ in seen[0, CONTROL][2:]]
 
 
 def test_an_interrupted_run_goes_on_and_ends_like_one_that_was_left_alone(tmp_path: Path) -> None:
