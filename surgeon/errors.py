@@ -51,5 +51,9 @@ class OutputError(SurgeonError):
     """An output cannot be written, or exists already."""
 
 
+class StateError(OutputError):
+    """The state of an interrupted run is there, and this run cannot go on from it."""
+
+
 class MemoryShortageError(SurgeonError):
     """The memory of the computer or of its accelerator ran out."""

@@ -11,7 +11,7 @@ from surgeon.data import ImageData
 from surgeon.errors import DataError, OptionError, SurgeonError
 from surgeon.methods import Method, make_config
 from surgeon.operate.comparison import ORIGINAL
-from surgeon.operate.comparison_recipe import architecture_term, images_term, teacher_term
+from surgeon.operate.comparison_recipe import architecture_term, files_terms, images_term
 from surgeon.operate.comparison_run import CONTROL, Run
 from surgeon.operate.inputs import Say, Subject, find_method, rounds
 from surgeon.operate.job import Job
@@ -90,7 +90,7 @@ def check_runs(runs: Sequence[Run], folder: Path, track: Track, say: Say) -> lis
     opened = open_job(control, track, say_once)
     data = _real(opened.data)
     shared = {
-        "teacher": teacher_term(control),
+        "teacher": files_terms(control)["teacher"],
         "device": accelerator.device.type,
         "mixed_precision": accelerator.mixed_precision,
     }

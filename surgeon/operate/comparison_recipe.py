@@ -54,13 +54,17 @@ def recipe(job: Job, terms: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def teacher_term(job: Job) -> str | None:
-    """Return the SHA-256 of the teacher's file, or the word that stands for a teacher without one.
+def files_terms(job: Job) -> dict[str, str | None]:
+    """Return the SHA-256 of the files of weights that a job names; None where it names none.
 
     Raises:
-        CheckpointError: the file cannot be read.
+        CheckpointError: one cannot be read.
     """
-    return job.teacher if job.teacher in (None, "original") else read(Path(str(job.teacher))).sha256
+    files = {"checkpoint": job.checkpoint, "partner": job.partner, "teacher": job.teacher}
+    return {
+        name: str(file) if file == "original" else None if file is None else read(Path(file)).sha256
+        for name, file in files.items()
+    }
 
 
 def architecture_term(architecture: Architecture) -> list[Any]:

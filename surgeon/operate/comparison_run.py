@@ -17,12 +17,14 @@ from surgeon.errors import (
     DivergenceError,
     MemoryShortageError,
     OutputError,
+    StateError,
     SurgeonError,
 )
 from surgeon.operate.comparison_claim import claimed
-from surgeon.operate.comparison_recipe import recipe, teacher_term
+from surgeon.operate.comparison_recipe import files_terms, recipe
 from surgeon.operate.inputs import Say
 from surgeon.operate.job import Job
+from surgeon.operate.record import Record
 from surgeon.operate.run import run_job
 from surgeon.operate.work import OnEpoch, OnStage
 from surgeon.progress import Track
@@ -38,16 +40,9 @@ PASSING = (CheckpointError, DataError, MemoryShortageError, OutputError)
 """Failures that a run may not have another time: files, disks and memory change."""
 
 UNEXPECTED = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
     ValueError,
-)
+)  # fmt: skip
 """What libraries and files of code raise in a run; it is not written down, since nothing tells whether it passes."""
 
 FIGURES = ("top1", "top5", "loss", "drift", "agreement")
@@ -154,13 +149,14 @@ class Place:
             hooks.on_run(self.run)
             job = dataclasses.replace(self.job, record_only=not keep_weights)
             try:
-                done = run_job(job, track=hooks.track, on_stage=hooks.on_stage, on_epoch=hooks.on_epoch, say=hooks.say)
+                done = self._run(job, hooks)
             except SurgeonError as error:
                 # What helps a run that stands alone would be another run here.
                 reason = error.problem if isinstance(error, DivergenceError) else str(error)
                 if not isinstance(error, PASSING):
                     if states is not None:
                         states.remove()
+                    self._check_inputs()
                     self._write(reason)
                 return self._failed(reason, hooks.say)
             except BrokenPipeError:
@@ -172,6 +168,17 @@ class Place:
             self._check_inputs(record)
         self._write(None)
         return self._outcome(record, None)
+
+    def _run(self, job: Job, hooks: Hooks) -> Record:
+        def do(job: Job) -> Record:
+            return run_job(job, track=hooks.track, on_stage=hooks.on_stage, on_epoch=hooks.on_epoch, say=hooks.say)
+
+        try:
+            return do(job)
+        except StateError as error:
+            # The folder is this run's alone, so it was only asked for in other words, or the disk has damaged it.
+            hooks.say(f"{error.problem} The run begins anew.")
+            return do(dataclasses.replace(job, restart=True))
 
     def _failed(self, reason: str, say: Say) -> Outcome:
         say(f"{self.run.name}, seed {self.run.job.seed}, failed: {reason}")
@@ -188,13 +195,17 @@ class Place:
         own = source.get("sha256") if isinstance(source, dict) else None
         return (own, partner.get("sha256")) == (self.recipe.get("checkpoint"), self.recipe.get("partner"))
 
-    def _check_inputs(self, record: Mapping[str, Any]) -> None:
-        """Refuse the record of a run that has read other files than those that its recipe names; nothing of it stays.
+    def _check_inputs(self, record: Mapping[str, Any] | None = None) -> None:
+        """Refuse what came of a run that may have read other files than those that its recipe names.
+
+        Args:
+            record: of the run, of which nothing stays then; None where it failed.
 
         Raises:
             CheckpointError: one was replaced since the comparison began.
         """
-        if self._is_own(record) and teacher_term(self.job) == self.recipe.get("teacher"):
+        now = files_terms(self.job)
+        if (record is None or self._is_own(record)) and all(self.recipe.get(name) == now[name] for name in now):
             return
         for path in (self.job.record, self.job.result, self.job.best):
             path.unlink(missing_ok=True)

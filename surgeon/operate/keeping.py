@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from surgeon.coupling.graph import CouplingGraph
-from surgeon.errors import OptionError, OutputError
+from surgeon.errors import OptionError, StateError
 from surgeon.operate.course import Course
 from surgeon.operate.identity import Identity
 from surgeon.operate.inputs import Say
@@ -95,7 +95,7 @@ def open_keeper(
 
     Raises:
         OptionError: `every` is out of range, or there is no folder for it.
-        OutputError: the folder keeps the state of another run, or none that is sound.
+        StateError: the folder keeps the state of another run, or none that is sound.
         CheckpointError: the state is not as this version of surgeon writes it.
     """
     if every is not None and (path is None or every < 1):
@@ -115,7 +115,7 @@ def open_keeper(
         with fitting_state():
             where, mark, changes = _where(state), state["mark"], own.changes(state["terms"])
         if changes and not changed:
-            raise OutputError(f"The folder {path} keeps the state of a run with {', '.join(changes)}.", REMEDY)
+            raise StateError(f"The folder {path} keeps the state of a run with {', '.join(changes)}.", REMEDY)
         found.append(state)
         return where, mark, changes
 

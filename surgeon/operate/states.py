@@ -12,7 +12,7 @@ from typing import Any
 from surgeon.checkpoint import write_text
 from surgeon.checkpoint.tree_file import read_tree, write_tree
 from surgeon.checkpoint.write import LEFTOVER
-from surgeon.errors import CheckpointError, OutputError
+from surgeon.errors import CheckpointError, OutputError, StateError
 from surgeon.processes import is_main
 from surgeon.tuning import State
 
@@ -53,7 +53,8 @@ class StateFolder:
             differences: tells in words what a state's run has that this one has not.
 
         Raises:
-            OutputError: the states are those of another run, all of them are damaged, or the path is no folder.
+            StateError: the states are those of another run, or all of them are damaged.
+            OutputError: the path is no folder.
         """
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path} is no folder, and the run's states belong there.", "Write elsewhere.")
@@ -62,13 +63,13 @@ class StateFolder:
             try:
                 state = read_tree(path)
                 if state.get("format") != FORMAT:
-                    raise OutputError(
+                    raise StateError(
                         f"The folder {self.path} keeps the state of another version of surgeon.",
                         "Begin anew with --restart, or go on with that version.",
                     )
                 if state["run"] != run:
                     different = differences(state)
-                    raise OutputError(
+                    raise StateError(
                         f"The folder {self.path} keeps the state of another run{different and f', with {different}'}.",
                         "Begin anew with --restart, or write elsewhere with -o.",
                     )
@@ -77,7 +78,7 @@ class StateFolder:
                 continue
             return dict(state)
         if paths:
-            raise OutputError(f"No state in {self.path} is sound.", "Begin anew with --restart.")
+            raise StateError(f"No state in {self.path} is sound.", "Begin anew with --restart.")
         return None
 
     def marked(self, mark: str) -> State | None:

@@ -17,7 +17,15 @@ from two_stages import EXAMPLE, Two
 
 import surgeon
 from surgeon.data.image_data import EXEMPLARS
-from surgeon.errors import CheckpointError, DataError, LayerError, MemoryShortageError, OptionError, OutputError
+from surgeon.errors import (
+    CheckpointError,
+    DataError,
+    LayerError,
+    MemoryShortageError,
+    OptionError,
+    OutputError,
+    PlanError,
+)
 from surgeon.operate import comparison_checks, comparison_claim, comparison_run, job_inputs
 from surgeon.operate.compare import COMPARISON, compare
 from surgeon.operate.comparison import ORIGINAL, Comparison, compared
@@ -134,8 +142,18 @@ def test_a_file_that_is_replaced_during_the_comparison_is_not_taken_for_the_firs
 
     with pytest.raises(CheckpointError, match="seed 0, was replaced during the comparison"):
         do(runs, tmp_path / "c", on_epoch=replace)
-    assert sum("run.json" in names(folder) for folder in (tmp_path / "c").iterdir()) == (which == "checkpoint")
-    assert not (tmp_path / "c" / COMPARISON).exists()
+    assert [names(folder) for folder in (tmp_path / "c").iterdir()] == [{"claim"}]
+
+
+def test_a_failure_of_a_replaced_file_is_none_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(job: Job, **hooks: Any) -> Record:
+        surgeon.save(tmp_path / "two.safetensors", Two().eval(), overwrite=True)
+        raise PlanError("The run edited nothing.", "Choose other layers.")
+
+    monkeypatch.setattr(comparison_run, "run_job", fail)
+    with pytest.raises(CheckpointError, match="was replaced during the comparison"):
+        do(make_runs(tmp_path, 1), tmp_path / "c")
+    assert [names(folder) for folder in (tmp_path / "c").iterdir()] == [{"claim"}]
 
 
 @pytest.mark.parametrize("entry", ["stages", "epochs", "partner", "checkpoint"])
@@ -193,6 +211,18 @@ def test_an_interrupted_run_goes_on_and_ends_like_one_that_was_left_alone(tmp_pa
     assert any(text.startswith("The run continues") for text in said)
     stages = [[without_times(run["stages"]) for run in one.to_dict()["runs"]] for one in (whole, after)]
     assert stages[0] == stages[1]
+
+
+def test_an_interrupted_run_that_is_asked_for_in_other_words_begins_anew(tmp_path: Path) -> None:
+    def stop(record: Any) -> None:
+        raise StoppedError
+
+    runs, said = make_runs(tmp_path, 1), list[str]()
+    with pytest.raises(StoppedError):
+        do(runs, tmp_path / "c", on_epoch=stop)
+    found, _ = do(changed(runs, CONTROL, recipe={"data": "./images"}), tmp_path / "c", say=said.append)
+    assert any("keeps the state of another run" in text and text.endswith("begins anew.") for text in said)
+    assert not any(row.failed for row in found.rows)
 
 
 def test_a_run_that_had_ended_but_was_not_taken_down_is_not_done_again(tmp_path: Path) -> None:
