@@ -47,7 +47,12 @@ def summary(found: Diff) -> list[str]:
         return ["B holds the same tensors as A, with the same values."]
     sentences = [_comparison(found)]
     permutation = found.permutation
-    if permutation is not None and not permutation.groups:
+    if permutation is not None and permutation.closest is not None:
+        sentences.append(
+            f"In the closest order of channels that was found the relative L2 distance is {permutation.closest:.3g}; "
+            "networks with nothing in common can come as close."
+        )
+    elif permutation is not None and not permutation.groups:
         groups = counted(permutation.groups_searched, "group")
         sentences.append(f"No other order of the channels of {groups} was found that brings B notably closer to A.")
     if found.not_searched is not None:

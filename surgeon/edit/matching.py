@@ -33,10 +33,14 @@ class Matching:
         orders: for every group that could be compared, LongTensor `[size]`: channel i of the first network is channel
             `order[i]` of the second.
         tensors: the second network's tensors that carry groups, with all channels brought into these orders; copies.
+        found: those of the orders by which channels are the same value for value; of tied channels any.
+        assigned: the groups whose channels were assigned by distance, with the members that they were compared by.
     """
 
     orders: Mapping[ChannelGroup, Tensor]
     tensors: Mapping[str, Tensor]
+    found: Mapping[ChannelGroup, Tensor]
+    assigned: Carriers
 
 
 def match(groups: Iterable[ChannelGroup], first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Matching:
@@ -64,7 +68,7 @@ def match(groups: Iterable[ChannelGroup], first: Mapping[str, Tensor], second: M
         for candidate in (aligned, rough):
             _descend(unsure, first, candidate)
         aligned = min((aligned, rough), key=lambda candidate: _distance(first, candidate.tensors))
-    return Matching(aligned.orders, aligned.tensors)
+    return Matching(aligned.orders, aligned.tensors, refined.orders, unsure)
 
 
 def _unsure(carriers: Carriers, refined: Refined, first: Mapping[str, Tensor], aligned: "_Aligned") -> Carriers:
@@ -165,7 +169,7 @@ def _descend(unsure: Carriers, first: Mapping[str, Tensor], aligned: _Aligned) -
 def _costs(group: ChannelGroup, members: Iterable[Member], first: Mapping[str, Tensor], aligned: _Aligned) -> Tensor:
     costs = torch.zeros(group.size, group.size)
     for member in members:
-        costs += _distances(first, aligned.tensors, member)
+        costs += distances(first, aligned.tensors, member)
     return costs
 
 
@@ -182,7 +186,7 @@ def _rough(unsure: Carriers, first: Mapping[str, Tensor], aligned: _Aligned) -> 
     for group, members in unsure.items():
         costs = torch.zeros(group.size, group.size)
         for member in members:
-            one = _distances(first, aligned.tensors, member, open_dims[member.tensor] - {member.dim})
+            one = distances(first, aligned.tensors, member, open_dims[member.tensor] - {member.dim})
             # Sorted values are all close to each other, the more the more there are.
             costs += one / one.mean().clamp_min(torch.finfo(one.dtype).tiny)
         orders[group] = _assignment(costs)
@@ -194,10 +198,13 @@ def _assignment(costs: Tensor) -> Tensor:
     return torch.from_numpy(linear_sum_assignment(costs.numpy())[1])
 
 
-def _distances(
+def distances(
     first: Mapping[str, Tensor], second: Mapping[str, Tensor], member: Member, unordered: Set[int] = frozenset()
 ) -> Tensor:
-    """Return the weighted distances of all channels of a member in both networks, float32 `[size, size]`."""
+    """Return the weighted distances of all channels of a member in both networks, float32 `[size, size]`.
+
+    See `match`; values along the axes `unordered` are compared sorted.
+    """
     (one, norms), (other, others) = (_directions(side[member.tensor], member, unordered) for side in (first, second))
     squares = norms.square()[:, None] + others.square()
     products = norms[:, None] * others * (one @ other.T)

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from surgeon.checkpoint import Checkpoint, build, find_architecture, read
 from surgeon.checkpoint.state_dict import common_prefix
 from surgeon.coupling.graph import ChannelGroup
-from surgeon.edit.matching import match, same_values
+from surgeon.edit.chance import beats_chance, without_assigned
+from surgeon.edit.matching import Matching, match, same_values
 from surgeon.errors import ArchitectureError, CheckpointError, DataError, TraceError
 from surgeon.operate.differences import Differences, Sides, TensorDifference, differences
 from surgeon.operate.images import trace_for_images
 from surgeon.operate.record import strict
 
 LEAST_GAIN = 0.1
-"""Share of the distance that an order of channels must take away, where it makes no tensor the same: in networks that
-have nothing in common some channels are closer to each other than others by chance."""
+"""Share of the distance that an order of channels must take away, where it makes no tensor the same: less is not worth
+telling."""
 
 Example = Callable[[nn.Module], Tensor]
 
@@ -67,11 +68,13 @@ class Permutation:
     """The order of channels in which the second network is closest to the first.
 
     Attributes:
-        groups: those that are reordered; none where no order brings the networks notably closer.
+        groups: those that are reordered; none where no order brings the networks notably closer, and more than chance.
         groups_searched: number of groups that were searched.
         exact: no tensor that both have in the same shape differs then.
         relative: L2 distance of the floating-point tensors that remains, over the norm of the first's.
         tensors: the tensors that still differ.
+        closest: the distance in the closest order that was found, where networks with nothing in common can come as
+            close, and `groups` has nothing of it; else None.
     """
 
     groups: tuple[Reordered, ...]
@@ -79,6 +82,7 @@ class Permutation:
     exact: bool
     relative: float | None
     tensors: tuple[TensorDifference, ...]
+    closest: float | None
 
 
 @dataclass(frozen=True)
@@ -219,13 +223,26 @@ def _permutation(
     """Look for the best order of channels; the one that they have is taken where no other is notably better."""
     matching = match(groups, first, second)
     after = differences(first, {**second, **matching.tensors}, groups)
-    reordered = tuple(
+    closest = None
+    if _is_notable(after, found) and after.tensors and not beats_chance(matching, first):
+        closest = after.relative
+        matching = without_assigned(matching)
+        after = differences(first, {**second, **matching.tensors}, groups)
+    reordered = _reordered(matching)
+    if not _is_notable(after, found):
+        after, reordered = found, ()
+    return Permutation(reordered, len(matching.orders), not after.tensors, after.relative, after.tensors, closest)
+
+
+def _is_notable(after: Differences, found: Differences) -> bool:
+    """Tell whether an order of channels makes more tensors the same, or brings the networks notably closer."""
+    before, now = (inf if one.relative is None else one.relative for one in (found, after))
+    return len(after.tensors) < len(found.tensors) or now < (1 - LEAST_GAIN) * before
+
+
+def _reordered(matching: Matching) -> tuple[Reordered, ...]:
+    return tuple(
         Reordered(group.name, group.size, moved, tuple(order.tolist()))
         for group, order in matching.orders.items()
         if (moved := int((order != torch.arange(group.size)).sum()))
     )
-    before, now = (inf if one.relative is None else one.relative for one in (found, after))
-    closer = now < (1 - LEAST_GAIN) * before
-    if not closer and len(after.tensors) >= len(found.tensors):
-        after, reordered = found, ()
-    return Permutation(reordered, len(matching.orders), not after.tensors, after.relative, after.tensors)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from command_line import ARCH, DIGITS, call, small_network
 from safetensors.torch import load_file, save_file
@@ -124,6 +125,8 @@ def test_a_reordered_network_in_another_precision_is_put_back_in_order(
     assert found["found"]["relative"] > 0.5
     assert permutation["relative"] < 1e-3
     assert not permutation["exact"]
+    assert permutation["groups"]
+    assert permutation["closest"] is None
     assert {entry["second"] for entry in found["found"]["dtypes"]} == {"float16"}
 
 
@@ -160,6 +163,26 @@ def test_networks_with_nothing_in_common_are_no_reordered_ones(
     found = read(monkeypatch, capsys, first, second)
     assert found["permutation"]["groups"] == []
     assert found["permutation"]["tensors"] == found["found"]["tensors"]
+
+
+def test_an_order_that_is_closest_by_chance_is_no_reordering(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    # Depthwise kernels have so few values that the closest order takes away more than a tenth of the distance.
+    paths = [tmp_path / f"{seed}.safetensors" for seed in (0, 1)]
+    for seed, path in enumerate(paths):
+        torch.manual_seed(seed)
+        model = timm.create_model("test_efficientnet", num_classes=10)
+        surgeon.save(path, model, architecture=Architecture("timm", "test_efficientnet", {"num_classes": 10}))
+    found = read(monkeypatch, capsys, *paths)
+    permutation = found["permutation"]
+    assert (permutation["groups"], permutation["exact"]) == ([], False)
+    assert permutation["closest"] < 0.9 * permutation["relative"] == 0.9 * found["found"]["relative"]
+    text = told(monkeypatch, capsys, *paths)
+    assert f"the relative L2 distance is {permutation['closest']:.3g}; networks with nothing in common can" in text
+    assert "reordered" not in text
+    assert "reordering" not in text
+    assert "No other order" not in text
 
 
 def test_without_an_architecture_tensors_are_compared_alone(
