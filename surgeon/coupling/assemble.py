@@ -8,7 +8,17 @@ import numpy as np
 import torch
 
 from surgeon.coupling.context import Context
-from surgeon.coupling.graph import ChannelGroup, CouplingGraph, FrozenAxis, Layer, Member, Role, Scaling, Writer
+from surgeon.coupling.graph import (
+    ChannelGroup,
+    CouplingGraph,
+    FrozenAxis,
+    Layer,
+    Member,
+    Passage,
+    Role,
+    Scaling,
+    Writer,
+)
 from surgeon.coupling.ledger import AxisKey, Elements, Ledger
 from surgeon.coupling.outputs import Handed, Outputs
 from surgeon.coupling.rules.contraction import KERNEL
@@ -21,6 +31,7 @@ def assemble(
     contexts: Sequence[Context],
     outputs: Mapping[str, Handed],
     solve_scaling: Callable[[], Scaling],
+    solve_passage: Callable[[], Passage],
 ) -> CouplingGraph:
     """Return the coupling graph of a solved network.
 
@@ -30,6 +41,7 @@ def assemble(
         contexts: what the walks learnt about roles and BatchNorms, in order.
         outputs: what every module hands on, in execution order.
         solve_scaling: works out which factors can be moved.
+        solve_passage: works out which layers' channels stay apart.
     """
     channel_index = _channel_indices(ledger, solution)
     roles, names = _roles(ledger, solution, contexts)
@@ -72,7 +84,7 @@ def assemble(
     carried = Outputs(outputs, contexts[0].parameters, solution, channel_index, groups)
     norms = {name: norm for context in contexts for name, norm in context.batch_norms.items()}
     return CouplingGraph(
-        tuple(groups.values()), tuple(frozen), carried, _layers(contexts, writers), norms, solve_scaling
+        tuple(groups.values()), tuple(frozen), carried, _layers(contexts, writers), norms, solve_scaling, solve_passage
     )
 
 

@@ -114,6 +114,21 @@ class Scaling:
 
 
 @dataclass(frozen=True, eq=False)
+class Passage:
+    """Which layers' channels stay apart, from the BatchNorm right behind the layer to the weights that read them.
+
+    Attributes:
+        apart: state-dict keys of the layers' weights.
+        gates: weights of layers whose channels do nothing but multiply those of others, one each (squeeze-excitation).
+        reasons: for every other weight, why that is not known, a clause.
+    """
+
+    apart: frozenset[str] = frozenset()
+    gates: frozenset[str] = frozenset()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class ChannelGroup:
     """One set of channels and every tensor axis that carries them.
 
@@ -180,6 +195,7 @@ class CouplingGraph:
         layers: every convolution and linear layer, free or not, in execution order.
         norms: every BatchNorm by module name, in execution order.
         solve_scaling: works `scaling` out.
+        solve_passage: works `passage` out.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -188,11 +204,17 @@ class CouplingGraph:
     layers: tuple[Layer, ...] = ()
     norms: Mapping[str, Norm] = field(default_factory=dict)
     solve_scaling: Callable[[], Scaling] = field(default=lambda: Scaling(0, (), {}), repr=False)
+    solve_passage: Callable[[], Passage] = field(default=Passage, repr=False)
 
     @cached_property
     def scaling(self) -> Scaling:
         """Which factors can be moved from one tensor into another; worked out when first asked for."""
         return self.solve_scaling()
+
+    @cached_property
+    def passage(self) -> Passage:
+        """Which layers' channels stay apart until weights read them; worked out when first asked for."""
+        return self.solve_passage()
 
     def at(self, name: str) -> tuple[ChannelGroup, ...]:
         """Return the groups carried by a module's output, e.g. `graph.at("layer4")`: a stage, a block or a layer.

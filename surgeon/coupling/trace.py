@@ -18,6 +18,7 @@ from surgeon.coupling.interpret import walk
 from surgeon.coupling.lean import lean
 from surgeon.coupling.ledger import Ledger
 from surgeon.coupling.outputs import Handed
+from surgeon.coupling.passage import find_passage
 from surgeon.coupling.record import record, record_training, storage_free
 from surgeon.coupling.scaling import find_scaling
 from surgeon.coupling.solve import solve
@@ -78,7 +79,14 @@ def trace(model: nn.Module, example_input: Any = None, *, submodule: str | None 
     for key, elements in ledger.axes.items():
         if key.tensor in unsafe:
             ledger.freeze(elements, unsafe[key.tensor])
-    return assemble(ledger, solve(ledger), contexts, outputs, lambda: find_scaling(graphs, unsafe))
+    return assemble(
+        ledger,
+        solve(ledger),
+        contexts,
+        outputs,
+        lambda: find_scaling(graphs, unsafe),
+        lambda: find_passage(graphs),
+    )
 
 
 def _bindings(program: ExportedProgram, model: nn.Module, prefix: str) -> dict[fx.Node, Binding]:

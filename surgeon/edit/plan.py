@@ -85,6 +85,7 @@ class Set:
         columns: None where axis 0 counts the filters; else the length of axis 1, which counts them in a transposed
             convolution, and `filter_size` is that of one of its kernels.
         block_size: number of entries of a block, a divisor of `filter_size`.
+        held: fine-tuning leaves the entries, which are zero, as they are, until something else is held.
     """
 
     tensor: str
@@ -94,6 +95,7 @@ class Set:
     filter_size: int = 1
     columns: int | None = None
     block_size: int = 1
+    held: bool = False
 
     @property
     def count(self) -> int:

@@ -14,7 +14,7 @@ from surgeon.coupling.graph import ChannelGroup, Member, Part, Scaling
 from surgeon.edit.plan import Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Set
 from surgeon.errors import PlanError
 
-VERSION = 2
+VERSION = 3
 """Of the format; another one is refused."""
 
 KINDS: Mapping[str, type[Edit]] = {

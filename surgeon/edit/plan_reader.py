@@ -164,7 +164,9 @@ class _Decoder:
         return Rescale(scaling, factors)
 
     def _set(self, node: Node) -> Set:
-        parts = node.fields("kind", "tensor", "blocks", "values", "what", "filter_size", "columns", "block_size")
+        parts = node.fields(
+            "kind", "tensor", "blocks", "values", "what", "filter_size", "columns", "block_size", "held"
+        )  # fmt: skip
         blocks = self._places(parts["blocks"], LARGEST, WHOLE)
         size, block_size = (parts[name].whole(1, LARGEST) for name in ("filter_size", "block_size"))
         if size % block_size:
@@ -174,9 +176,12 @@ class _Decoder:
             raise parts["what"].refusal("words")
         columns = parts["columns"].optional(_count)
         values = self._numbers(parts["values"])
-        edit = Set(parts["tensor"].name(), blocks, values, what, size, columns, block_size)
+        held = parts["held"].truth()
+        edit = Set(parts["tensor"].name(), blocks, values, what, size, columns, block_size, held)
         if values.shape not in {(1,), (edit.count,)} or not bool(values.isfinite().all()):
             raise parts["values"].refusal(f"a tensor of {edit.count} finite numbers, or of one")
+        if held and bool(values.any()):
+            raise parts["held"].refusal("false where values are not zero")
         return edit
 
     def _blend(self, node: Node) -> Blend:

@@ -33,6 +33,13 @@ def filter_count(layer: Layer, tensors: Mapping[str, Tensor]) -> int:
     return size * layer.groups if layer.filters else size
 
 
+def is_depthwise(layer: Layer, tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether each filter of a layer reads one channel of its own; its weight must be a tensor."""
+    assert layer.writer is not None
+    shape = tensors[layer.writer.weight].shape
+    return layer.groups > 1 and (shape[0] == layer.groups if layer.filters else shape[1] == 1)
+
+
 def own_norms(layers: Sequence[Layer]) -> dict[str, Norm]:
     """Give the BatchNorm right behind each layer, by the layer's name, where no other of these layers has it too.
 

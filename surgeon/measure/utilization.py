@@ -98,11 +98,11 @@ def utilization(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> Utilizat
     Source: Qiao et al., Neural Rejuvenation, section 3.1 (dead, shares); Sharma, Foroosh, Channel Regeneration
         (inhibited); Lee, Kim, Versatile kernel reactivation (weak); Prakash et al., RePr, eq. 2 (overlap).
     """
-    dead = _dead_members(graph, tensors)
+    dead = _dead_members(dead_groups(graph, tensors))
     weak = _weak(graph, tensors)
     rows = tuple(_layer(layer, tensors, dead, weak) for layer in graph.layers)
     parameters, effective = _parameters(_parameter_keys(tensors), tensors, dead)
-    flops, effective_flops = sum(row.flops for row in rows), sum(row.effective_flops for row in rows)
+    flops, effective_flops = _flops(graph, tensors, dead)
     return Utilization(
         rows,
         parameters,
@@ -115,19 +115,20 @@ def utilization(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> Utilizat
 
 
 @torch.no_grad()
-def shares_in_use(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> tuple[float, float]:
-    """Give the shares of parameters and of FLOPs that are in use, 0 … 1, as `utilization` does, and nothing else.
+def shares_in_use(
+    graph: CouplingGraph, tensors: Mapping[str, Tensor], dead: Mapping[ChannelGroup, Tensor]
+) -> tuple[float, float]:
+    """Give the shares of a network's parameters and of its FLOPs that are left without some dead channels, 0 … 1.
 
     Args:
         graph: the network's coupling graph.
         tensors: `model.state_dict(keep_vars=True)`.
+        dead: by group, the numbers of the channels, LongTensor; those of `dead_groups` give what `utilization` does.
     """
-    dead = _dead_members(graph, tensors)
-    parameters, effective = _parameters(_parameter_keys(tensors), tensors, dead)
-    written = [(layer.positions, layer.writer.weight) for layer in graph.layers if layer.writer is not None]
-    flops = sum(positions * tensors[key].numel() for positions, key in written)
-    left = sum(positions * _left(tensors[key], dead.get(key, ())) for positions, key in written)
-    return _share(effective, parameters), _share(left, flops)
+    members = _dead_members(dead)
+    parameters, effective = _parameters(_parameter_keys(tensors), tensors, members)
+    flops, effective_flops = _flops(graph, tensors, members)
+    return _share(effective, parameters), _share(effective_flops, flops)
 
 
 def dead_channels(scale: Tensor) -> Tensor:
@@ -175,9 +176,9 @@ def dead_groups(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> dict[Cha
     return {group: channels for group, channels in found.items() if channels.numel()}
 
 
-def _dead_members(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> Dead:
+def _dead_members(dead: Mapping[ChannelGroup, Tensor]) -> Dead:
     members: dict[str, list[tuple[Member, Tensor]]] = {}
-    for group, channels in dead_groups(graph, tensors).items():
+    for group, channels in dead.items():
         for member in group.members:
             members.setdefault(member.tensor, []).append((member, member.positions[channels].flatten()))
     return members
@@ -204,6 +205,14 @@ def _left(tensor: Tensor, dead: Iterable[tuple[Member, Tensor]]) -> int:
 def _parameters(keys: Iterable[str], tensors: Mapping[str, Tensor], dead: Dead) -> tuple[int, int]:
     found = list(keys)
     return sum(tensors[key].numel() for key in found), sum(_left(tensors[key], dead.get(key, ())) for key in found)
+
+
+def _flops(graph: CouplingGraph, tensors: Mapping[str, Tensor], dead: Dead) -> tuple[int, int]:
+    """Return the operations of all layers, and those that are left without the dead channels."""
+    used = [(layer.positions, layer.writer.weight) for layer in graph.layers if layer.writer is not None]
+    whole = sum(positions * tensors[key].numel() for positions, key in used)
+    left = sum(positions * _left(tensors[key], dead.get(key, ())) for positions, key in used)
+    return FLOPS_PER_WEIGHT * whole, FLOPS_PER_WEIGHT * left
 
 
 def _parameter_keys(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -38,17 +38,19 @@ class Sparsification:
 
     Attributes:
         scales: the state-dict keys of the scales.
+        dead: by group, which channels of the given tensors, by state-dict key, would start anew; empty for none.
         epochs: how long at most, at least 1, each time.
         rounds: how often.
         target: what the utilization counts, parameters or FLOPs.
         below: the utilization below which it ends.
-        fall: λ grows after an epoch in which the utilization fell by less.
+        fall: λ grows after an epoch in which the utilization did not fall by more.
         step: by how much.
 
     Source: Qiao et al., Neural Rejuvenation, section 3.1.
     """
 
     scales: frozenset[str]
+    dead: Callable[[Mapping[str, Tensor]], Mapping[ChannelGroup, Tensor]]
     epochs: int
     rounds: int
     target: Literal["params", "flops"]
@@ -160,7 +162,8 @@ class Method:
         check: `(inputs, config)` raises a `SurgeonError` where nothing could be edited; for methods whose first plan is
             made late.
         sparsification: `(inputs, config) → how channels are made to die before the plan`, or None.
-        holds: `config → whether what the plan has set to zero stays so until the end of the fine-tuning`.
+        holds: `config → whether some of what the plan has set to zero stays so until the end of the fine-tuning`; which
+            that is, the plan says (`Set.held`).
     """
 
     name: str

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from surgeon.coupling.graph import Layer, Norm
 from surgeon.edit.plan import Edit, Plan, Set
 from surgeon.errors import OptionError
-from surgeon.measure.filters import filter_count, filter_rows, own_norms
+from surgeon.measure.filters import filter_count, filter_rows, is_depthwise, own_norms
 from surgeon.measure.shares import part
 from surgeon.methods.base import Inputs, Method, option
 from surgeon.methods.orthogonal import orthogonal_filters
@@ -169,11 +169,17 @@ def renew(inputs: Inputs, config: ReprConfig) -> Plan:
 def _normalized_later(inputs: Inputs, layer: Layer) -> list[str]:
     """Return the sentence that shifts behind dropped filters answer in their place, where there are any."""
     assert layer.writer is not None
+    depthwise = {
+        other.writer.weight
+        for other in inputs.graph.layers
+        if other.writer is not None and is_depthwise(other, inputs.tensors)
+    }
     for group in inputs.graph.groups:
         if layer.writer.weight not in {member.tensor for member in group.members if member.role == "producer"}:
             continue
-        # What belongs to the layers that write the same channels is not behind them.
-        own = {key for writer in group.writers for key in (writer.bias, writer.norm.bias if writer.norm else None)}
+        # What belongs to the layers that write the same channels is not behind them; depthwise ones are.
+        beside = [writer for writer in group.writers if writer.weight not in depthwise]
+        own = {key for writer in beside for key in (writer.bias, writer.norm.bias if writer.norm else None)}
         later = {m.tensor for m in group.members if m.role == "affine" and m.tensor.endswith("bias")} - own
         if later:
             shifts = ", ".join(sorted(later))

@@ -32,7 +32,9 @@ def filter_blocks(layer: Layer, weight: Tensor) -> Tensor:
     return filter_rows(torch.arange(shape.numel()).view(shape), layer)
 
 
-def set_blocks(key: str, weight: Tensor, filters: int, blocks: Tensor, values: Tensor, what: str, size: int) -> Set:
+def set_blocks(
+    key: str, weight: Tensor, filters: int, blocks: Tensor, values: Tensor, what: str, size: int, *, held: bool = False
+) -> Set:
     """Return the edit that gives blocks of a weight new values, in the weight's precision.
 
     Args:
@@ -43,8 +45,9 @@ def set_blocks(key: str, weight: Tensor, filters: int, blocks: Tensor, values: T
         values: one for all, or one for each entry, block by block.
         what: what happens to them, in words.
         size: entries of a block.
+        held: see `Set`.
     """
     places = torch.int32 if weight.numel() <= torch.iinfo(torch.int32).max else torch.int64
     columns = weight.shape[1] if filters else None
     numbers = values.flatten().to(weight.dtype)
-    return Set(key, blocks.flatten().to(places), numbers, what, side_by_side(weight, filters), columns, size)
+    return Set(key, blocks.flatten().to(places), numbers, what, side_by_side(weight, filters), columns, size, held)

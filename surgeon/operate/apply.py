@@ -27,7 +27,7 @@ from surgeon.operate.position import Position, keep_operation, restored_position
 from surgeon.operate.record import Record
 from surgeon.operate.replay import replayed
 from surgeon.operate.several import placed
-from surgeon.operate.sparsifying import sparsifying
+from surgeon.operate.sparsifying import Sparsifying, sparsifying
 from surgeon.operate.task import InputsOf, Task
 from surgeon.operate.work import (
     OnBest,
@@ -204,7 +204,10 @@ def apply(
         if not course.stages:
             finish(work, course, "original", None, start)
         kept = taken(keeper, "phases")
-        phases = Phases(subject, settings, kept) if chosen.phases else sparsifying(subject, plans[0], kept)
+        if chosen.phases:
+            phases: Phases | Sparsifying | None = Phases(subject, settings, kept)
+        else:
+            phases = sparsifying(subject, settings, plans[0], kept, recalibrate=recalibrate)
         operation = Operation(work, subject, second, recalibrate, phases)
         if keeper is not None:
             keep_operation(keeper, operation, course, measured)

@@ -8,20 +8,16 @@ from torch.optim import Optimizer
 
 from surgeon.edit.execute import execute
 from surgeon.edit.plan import Plan
-from surgeon.measure.bn import recalibrate as recalibrate_statistics
 from surgeon.operate.course import Course
-from surgeon.operate.data_free import moves_values
 from surgeon.operate.inputs import Subject, measured_inputs
 from surgeon.operate.moments import forget
 from surgeon.operate.partner import Partner
 from surgeon.operate.phases import Phases
+from surgeon.operate.recalibration import recalibrated
 from surgeon.operate.several import agreed
 from surgeon.operate.sparsifying import Sparsifying
 from surgeon.operate.work import Round, Work, finish
 from surgeon.tuning import BetweenEpochs, Held, Sparsity
-from surgeon.tuning.freeze import frozen_names
-from surgeon.tuning.modes import frozen_batch_norms
-from surgeon.tuning.sharding import on_device
 
 
 @dataclass(frozen=True)
@@ -112,11 +108,4 @@ def _carry_out(operation: Operation, one: Round, seed: int, progress: float) -> 
 
 
 def _recalibrate(operation: Operation, made: Plan) -> bool:
-    """Measure the BatchNorm statistics anew where that is wanted, possible and needed; return whether any changed."""
-    subject = operation.subject
-    if not operation.recalibrate or subject.images is None or not moves_values(made.edits):
-        return False
-    with on_device(subject.model, subject.device) as model:
-        fixed = frozen_batch_norms(model, frozen_names(model, operation.work.tuning.freeze))
-        used = recalibrate_statistics(model, subject.images, device=subject.device, track=subject.track, fixed=fixed)
-    return used > 0
+    return operation.recalibrate and recalibrated(operation.subject, made, operation.work.tuning.freeze)

@@ -14,14 +14,11 @@ from surgeon.methods.rounds import missing_rounds
 from surgeon.operate.course import Course
 from surgeon.operate.holding import before, clear, masks_of, read_back, sets_of, written_down
 from surgeon.operate.inputs import Subject, measured_inputs, plain_inputs
+from surgeon.operate.late import too_late
 from surgeon.operate.several import agreed
 from surgeon.operate.work import Round
 from surgeon.tuning import BetweenEpochs, Held, Sparsity, State, TuningConfig
-from surgeon.tuning.schedule import rate_share
 from surgeon.tuning.state import fitting_state
-
-LITTLE = 0.05
-"""The share of the learning rate below which what starts anew hardly learns any more."""
 
 
 class Phases:
@@ -42,7 +39,7 @@ class Phases:
 
     def __init__(self, subject: Subject, tuning: TuningConfig, state: State | None = None) -> None:
         assert subject.method.phases is not None
-        self.held = Held()
+        self.held = Held(passing=True)
         self._subject = subject
         self._tuning = tuning
         self._phases = subject.method.phases(subject.config, tuning.epochs)
@@ -96,12 +93,9 @@ class Phases:
         if missing is not None:
             yield missing
         last = self._phases[-1].start
-        share = rate_share(self._tuning, last)
-        if share < LITTLE:
-            yield (
-                f"When the last part comes back, in epoch {last + 1}, the learning rate is {share:.2%} of --lr, and it "
-                "will hardly learn: take --sched none or multistep, or more epochs."
-            )
+        late = too_late(self._tuning, last, f"When the last part comes back, in epoch {last + 1},")
+        if late is not None:
+            yield late
 
     def _begin(self, phase: Phase, one: Round, optimizer: Optimizer) -> Plan:
         subject = self._subject
@@ -155,17 +149,15 @@ def check_phases(subject: Subject, rounds: Sequence[tuple[str, ...]], epochs: in
     """
     method = subject.method
     rules = [method.sparsification(plain_inputs(subject, targets, 0, {}), subject.config) for targets in rounds]
-    if method.phases is None and not any(rules):
-        return
-    if epochs is None:
+    if epochs is None and (method.phases is not None or any(rules)):
         raise DataError(
             f"The method {method.name} edits the network while it is fine-tuned, and there are no images for that.",
             "Give some: --data, or train= in Python.",
         )
-    if method.phases is not None:
+    if method.phases is not None and epochs is not None:
         method.phases(subject.config, epochs)
     for rule in filter(None, rules):
-        if rule.epochs * rule.rounds >= epochs:
+        if epochs is not None and rule.epochs * rule.rounds >= epochs:
             raise OptionError(
                 f"The {rule.rounds * rule.epochs} epochs in which channels die leave none of {epochs} to learn in.",
                 "Give more --epochs (epochs= in Python), or a smaller sparsify or n.",

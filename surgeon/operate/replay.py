@@ -32,7 +32,13 @@ def replayed(plan: Plan) -> tuple[Method, Any]:
     # A plan is carried out once.
     config = make_config(method, {name: value for name, value in plan.options.items() if name != "every"})
     decided = dataclasses.replace(
-        method, make_plan=lambda inputs, config: plan, measures=lambda config: None, needs_partner=False
+        method,
+        make_plan=lambda inputs, config: plan,
+        measures=lambda config: None,
+        needs_partner=False,
+        check=lambda inputs, config: None,
+        # What had to die first is in the plan already.
+        sparsification=lambda inputs, config: None,
     )
     return decided, config
 

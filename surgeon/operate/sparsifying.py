@@ -11,14 +11,16 @@ from surgeon.methods.base import Sparsification
 from surgeon.operate.course import Course
 from surgeon.operate.holding import clear, masks_of, read_back, sets_of, written_down
 from surgeon.operate.inputs import Subject, plain_inputs
+from surgeon.operate.late import too_late
 from surgeon.operate.moments import forget
+from surgeon.operate.recalibration import recalibrated
 from surgeon.operate.several import agreed
 from surgeon.operate.work import Round
-from surgeon.tuning import BetweenEpochs, Held, Sparsity, State
+from surgeon.tuning import BetweenEpochs, Held, Sparsity, State, TuningConfig
 from surgeon.tuning.state import fitting_state
 
-SPARSE, FULL = "sparsified network", "rejuvenated network"
-"""What the phases are called."""
+SPARSE, FULL, FREE = "sparsified network", "rejuvenated network", "network without a penalty"
+"""What the phases are called: the last one follows a penalty under which nothing has died."""
 
 
 class Sparsifying:
@@ -26,7 +28,9 @@ class Sparsifying:
 
     Args:
         subject: the network under its method.
+        tuning: the options of the fine-tuning.
         rule: how they are made to die; None where they are not, and what the plan set to zero is only held.
+        recalibrate: measure BatchNorm statistics anew whenever channels have started anew during fine-tuning.
         state: what `state` returned in an earlier run with the same arguments, or None.
 
     Attributes:
@@ -37,14 +41,24 @@ class Sparsifying:
         CheckpointError: the state is not one of this run.
     """
 
-    def __init__(self, subject: Subject, rule: Sparsification | None, state: State | None = None) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        tuning: TuningConfig,
+        rule: Sparsification | None,
+        state: State | None = None,
+        *,
+        recalibrate: bool = True,
+    ) -> None:
         self.held = Held()
         self.sparsity = Sparsity(() if rule is None else rule.scales)
         self._subject = subject
+        self._tuning = tuning
         self._rule = rule
+        self._recalibrate = recalibrate
         self._rounds = 0
         self._begun = 0
-        self._in_use = 1.0 if rule is None else self._measured(rule)
+        self._in_use = 1.0 if rule is None else self._measured(rule)[0]
         self._kept: tuple[Set, ...] = ()
         self.held.phase = None if rule is None else SPARSE
         if state is not None:
@@ -71,29 +85,40 @@ class Sparsifying:
         }
 
     def hold(self, made: Plan) -> None:
-        """Hold what a plan has set to zero, where the method's options say so."""
-        if self._subject.method.holds(self._subject.config):
-            zero = (edit for edit in sets_of(made) if not edit.values.any())
-            self._hold(tuple(zero))
+        """Hold what a plan says is to be held, and nothing else."""
+        self._hold(tuple(edit for edit in sets_of(made) if edit.held))
 
     def between_epochs(self, course: Course, one: Round) -> BetweenEpochs:
         """Return what happens between the epochs: the penalty grows, until there is enough to start anew."""
 
+        rule = self._rule
+        if rule is not None:
+            latest = min(rule.epochs * rule.rounds, self._tuning.epochs - 1)
+            late = too_late(self._tuning, latest, f"When channels start anew, in epoch {latest + 1} at the latest,")
+            if late is not None:
+                course.remark(late)
+                self._subject.say(late)
+
         def turn(epoch: int, optimizer: Optimizer) -> dict[str, Any] | None:
-            rule = self._rule
             if rule is None or self._rounds == rule.rounds:
                 return None
-            before, self._in_use = self._in_use, self._measured(rule)
+            before = self._in_use
+            self._in_use, some_dead = self._measured(rule)
             trace = {"utilization": self._in_use, "lambda": self.sparsity.coefficient}
             if self._in_use >= rule.below and epoch - self._begun < rule.epochs:
-                if before - self._in_use < rule.fall:
+                if before - self._in_use <= rule.fall:
                     self.sparsity.coefficient += rule.step
                 return trace
+            self.sparsity.coefficient = 0.0
+            self._rounds, self._begun = self._rounds + 1, epoch
+            last = self._rounds == rule.rounds
+            if not some_dead:
+                self.held.phase = FREE if last else SPARSE
+                return {**trace, "edits": 0, "figures": {}, "skipped": [self._in_vain(course, rule, epoch)]}
             made = self._rejuvenate(epoch, one, optimizer)
             course.note(made, epoch)
-            self._rounds, self._begun = self._rounds + 1, epoch
-            self.held.phase = FULL if self._rounds == rule.rounds else SPARSE
-            self._in_use = self._measured(rule)
+            self.held.phase = FULL if last else SPARSE
+            self._in_use, _ = self._measured(rule)
             self._subject.say(
                 f"From epoch {epoch + 1} on the {self.held.phase} is trained: {trace['utilization']:.1%} of its "
                 f"{'parameters' if rule.target == 'params' else 'FLOPs'} were in use."
@@ -102,6 +127,18 @@ class Sparsifying:
 
         return turn
 
+    def _in_vain(self, course: Course, rule: Sparsification, epoch: int) -> str:
+        """Tell the reader, and return, that a penalty has ended under which nothing has died."""
+        remark = (
+            f"No channel that takes part was dead when the penalty ended, before epoch {epoch + 1}: none has "
+            f"started anew. Penalize them for longer (sparsify={rule.epochs} now), or let the penalty grow faster: "
+            "--set sparsify=… or delta_lambda=…."
+        )
+        course.remark(remark)
+        course.skipped[remark] = None
+        self._subject.say(remark)
+        return remark
+
     def _rejuvenate(self, epoch: int, one: Round, optimizer: Optimizer) -> Plan:
         subject = self._subject
         inputs = plain_inputs(subject, one.targets, one.seed + epoch, one.left_alone)
@@ -109,22 +146,28 @@ class Sparsifying:
         clear(optimizer, subject.model, self.held.masks)
         execute(subject.model, made)
         forget(optimizer, subject.model, made)
-        self.sparsity.coefficient = 0.0
         self.hold(made)
+        if self._recalibrate:
+            recalibrated(subject, made, self._tuning.freeze)
         return made
 
     def _hold(self, kept: tuple[Set, ...]) -> None:
         self._kept = kept
         self.held.hold(masks_of(kept, self._subject.model))
 
-    def _measured(self, rule: Sparsification) -> float:
-        parameters, flops = shares_in_use(self._subject.graph, self._subject.model.state_dict(keep_vars=True))
-        return parameters if rule.target == "params" else flops
+    def _measured(self, rule: Sparsification) -> tuple[float, bool]:
+        """Return which share would be left without the channels that can start anew, and whether there are any."""
+        tensors = self._subject.model.state_dict(keep_vars=True)
+        dead = rule.dead(tensors)
+        parameters, flops = shares_in_use(self._subject.graph, tensors, dead)
+        return parameters if rule.target == "params" else flops, bool(dead)
 
 
-def sparsifying(subject: Subject, targets: tuple[str, ...], state: State | None) -> Sparsifying | None:
+def sparsifying(
+    subject: Subject, tuning: TuningConfig, targets: tuple[str, ...], state: State | None, *, recalibrate: bool
+) -> Sparsifying | None:
     """Return the course of a method that makes channels die, or holds what it set to zero; None for other methods."""
     rule = subject.method.sparsification(plain_inputs(subject, targets, 0, {}), subject.config)
     if rule is None and not subject.method.holds(subject.config):
         return None
-    return Sparsifying(subject, rule, state)
+    return Sparsifying(subject, tuning, rule, state, recalibrate=recalibrate)

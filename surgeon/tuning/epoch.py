@@ -146,8 +146,10 @@ def _step(run: Run, batch: Any, number: int) -> Tensor:
         if accelerator.sync_gradients:
             _check_used(run)
             _complete(run, number)
-            scaler = accelerator.scaler
-            run.sparsity.before_update(run.module, 1.0 if scaler is None else scaler.get_scale())
+            if run.sparsity.coefficient:
+                # Reading the scale makes the host wait for the device.
+                scaler = accelerator.scaler
+                run.sparsity.before_update(run.module, 1.0 if scaler is None else scaler.get_scale())
             run.held.before_update(run.module)
             if clip_grad is not None:
                 accelerator.clip_grad_norm_(run.model.parameters(), clip_grad)

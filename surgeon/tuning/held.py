@@ -16,10 +16,12 @@ class Held:
 
     Attributes:
         phase: what is trained, in a word or two; None where a fine-tuning has no phases.
+        passing: what is held comes back later, so that a network without it is a step on the way and no result.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, passing: bool = False) -> None:
         self.phase: str | None = None
+        self.passing = passing
         self._masks: dict[str, Tensor] = {}
         self._of: nn.Module | None = None
         self._parts: list[tuple[nn.Parameter, Tensor]] = []

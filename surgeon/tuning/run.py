@@ -110,7 +110,7 @@ class Run:
         """Take down an epoch that has ended, and its weights if it was the best."""
         self.epochs.append(record)
         # A network without a part of it is a step on the way, not a result.
-        if self.held.masks and self.best_state:
+        if self.held.passing and self.held.masks and self.best_state:
             return
         if rank > self.best_rank or not self.best_state:
             self.best_epoch, self.best_rank, self.best_state = record.epoch, rank, _copied(self.result)

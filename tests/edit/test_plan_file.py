@@ -172,14 +172,17 @@ def test_half_precision_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_the_filters_axis_and_every_reasons_count_come_back(tmp_path: Path) -> None:
     blocks, values = torch.tensor([2, 8]), torch.arange(4.0)
     edit = Set("up.weight", blocks, values, "raised", filter_size=4, columns=3, block_size=2)
+    kept = Set("up.weight", blocks, torch.zeros(1), "set to zero", filter_size=4, block_size=2, held=True)
     reasons = {"norm.weight": {"a gate reads them": 3, "a slice fixes them": 1}}
     scaling = Scaling(1, (Part("norm.weight", 0, None, torch.tensor([0, -1]), divided=False),), reasons)
     scaled = Rescale(scaling, torch.ones(1, dtype=torch.float64))
-    surgeon.save_plan(Plan("by-hand", {}, (), (edit, scaled)), tmp_path / "plan.safetensors")
-    first, second = surgeon.load_plan(tmp_path / "plan.safetensors").edits
+    surgeon.save_plan(Plan("by-hand", {}, (), (edit, scaled, kept)), tmp_path / "plan.safetensors")
+    first, second, third = surgeon.load_plan(tmp_path / "plan.safetensors").edits
     assert isinstance(first, Set)
     assert isinstance(second, Rescale)
+    assert isinstance(third, Set)
     assert (first.filter_size, first.columns, first.block_size) == (4, 3, 2)
+    assert (first.held, third.held) == (False, True)
     assert second.scaling.reasons == reasons
     # The blocks are entries 4, 5 and 16, 17, which lie in kernels 1 and 4 of rows of three.
     (change,) = changes(first)
@@ -297,6 +300,8 @@ NORM = (*GROUP, "writers", 0, "norm")
         (("edits", 4, "columns"), 0, "columns is not a whole number"),
         (("edits", 4, "columns"), "2", "columns is not a whole number"),
         (("edits", 4, "tensor"), "\x1b[31m", "printable"),
+        (("edits", 4, "held"), 1, "true or false"),
+        (("edits", 4, "held"), True, "false where values are not zero"),
         (("edits", 5, "share"), 1.5, "number from 0 to 1"),
         (("edits", 5, "share"), float("nan"), "number from 0 to 1"),
         (("edits", 5, "other"), "edits/4/blocks", "floating-point"),
@@ -316,7 +321,8 @@ NORM = (*GROUP, "writers", 0, "norm")
         (("scalings", 0, "reasons"), {"norm.weight": {"a sentence": 0}}, "whole number from 1"),
         (("scalings", 0, "reasons"), {"norm.weight": {"a\nb": 1}}, "printable"),
         (("version",), 1, "another format"),
-        (("version",), 3, "another format"),
+        (("version",), 2, "another format"),
+        (("version",), 4, "another format"),
         (("method",), "x" * 2000, "at most 1000"),
         (("method",), None, "text"),
         (("options", "ratio"), [1], "text, a finite number"),

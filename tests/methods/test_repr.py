@@ -239,7 +239,24 @@ class Stream(nn.Module):
         return self.head((self.norm_one(self.one(images)) + self.norm_two(self.two(images))).relu().mean((2, 3)))
 
 
+class Deep(nn.Module):
+    """A depthwise convolution with a BatchNorm behind another convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm_one = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.deep, self.norm_deep = nn.Conv2d(4, 4, 3, groups=4), nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.norm_deep(self.deep(self.norm_one(self.one(images)).relu())).relu().mean((2, 3)))
+
+
 def test_shifts_that_answer_in_the_place_of_dropped_filters_are_told() -> None:
+    plan = make_plan(inputs(Deep(), "one"), ReprConfig(ratio=0.5))
+    assert plan.skipped == (
+        "deep.bias, norm_deep.bias, which reads dropped filters of one and answers in their place.",
+    )
     plan = make_plan(inputs(Dense(), "conv"), ReprConfig(ratio=0.5))
     assert "norm.bias, which reads dropped filters of conv and answers in their place." in plan.skipped
     assert not make_plan(inputs(Stream(), "one"), ReprConfig(ratio=0.5)).skipped

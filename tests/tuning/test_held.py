@@ -148,16 +148,18 @@ def test_the_rest_learns_what_a_network_without_it_learns(accelerator, options: 
     assert not torch.equal(full[0].weight, network().double()[0].weight)
 
 
-def test_an_epoch_without_a_part_of_the_network_is_not_the_best(accelerator) -> None:
+@pytest.mark.parametrize(("passing", "best"), [(True, 4), (False, 1)])
+def test_an_epoch_without_a_part_of_the_network_is_not_the_best(accelerator, passing: bool, best: int) -> None:
     ranks = iter([0.3, 0.9, 0.8, 0.2, 0.4])
 
     def score(model: nn.Module) -> Metrics:
         return Metrics({"figure": next(ranks)}, "figure")
 
-    model, held = network(), Held()
+    model, held = network(), Held(passing=passing)
     tuned = train(model, accelerator, TuningConfig(epochs=5, lr=0.05), held, holding(model, held), score=score)
-    assert tuned.best_epoch == 4
-    assert tuned.best_state["8.weight"].all()
+    # What does not come back is left out of the result as well.
+    assert tuned.best_epoch == best
+    assert bool(tuned.best_state["8.weight"].all()) == passing
 
 
 def test_what_cannot_be_held_is_an_error(accelerator) -> None:

@@ -54,6 +54,34 @@ def test_a_coefficient_of_zero_changes_nothing(accelerator) -> None:
     assert same_bits(one.state_dict(), other.state_dict())
 
 
+def test_the_gradients_scale_is_not_asked_for_without_a_penalty(accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading it makes the host wait for the device."""
+
+    class Scaler:
+        asked = 0
+
+        def scale(self, loss: torch.Tensor) -> torch.Tensor:
+            return loss
+
+        def step(self, optimizer: torch.optim.Optimizer, closure: None = None) -> None:
+            optimizer.step()
+
+        def update(self) -> None: ...
+
+        def get_scale(self) -> float:
+            self.asked += 1
+            return 1.0
+
+    config = TuningConfig(epochs=1, lr=0.05)
+    for coefficient in (0.0, 0.1):
+        scaler, sparsity = Scaler(), Sparsity({"1.weight"})
+        sparsity.coefficient = coefficient
+        monkeypatch.setattr(accelerator, "scaler", scaler)
+        whole = DataLoader(images(), 8)
+        tune(network(), whole, whole, config, accelerator=accelerator, sparsity=sparsity)
+        assert (scaler.asked > 0) == (coefficient > 0)
+
+
 def test_the_gradients_scale_of_mixed_precision_scales_it_too() -> None:
     model, sparsity = Scaled(), Sparsity({"scale"})
     sparsity.coefficient = 0.25
