@@ -7,6 +7,13 @@ from pathlib import Path
 import click
 
 from surgeon.cli.options import CHECKPOINT, arch_option, example_images, json_option
+from surgeon.errors import SurgeonError
+
+
+class _Refusal(click.ClickException):
+    """A refusal where 1 says that the tensors differ."""
+
+    exit_code = 2
 
 
 @click.command(name="diff")
@@ -16,7 +23,9 @@ from surgeon.cli.options import CHECKPOINT, arch_option, example_images, json_op
 @click.option("--weights", metavar="KEY", help="Which weights to take where a file holds several, e.g. model_ema.")
 @click.option("--other-weights", metavar="KEY", help="The same for B, where it is another key than for A.")
 @click.option("--input-size", metavar="C,H,W", help="Override the network's input size.")
-@click.option("--exit-code", is_flag=True, help="Exit with 1 where the tensors differ, like git diff.")
+@click.option(
+    "--exit-code", is_flag=True, help="Exit with 1 where the tensors differ, like git diff; then a refusal is 2."
+)
 @json_option
 def command(
     first: Path,
@@ -39,14 +48,19 @@ def command(
     from surgeon.cli import differences, render
     from surgeon.operate.diff import diff
 
-    found = diff(
-        first,
-        second,
-        arch=arch,
-        weights=weights,
-        other_weights=other_weights or weights,
-        example=lambda model: example_images(model, input_size),
-    )
+    try:
+        found = diff(
+            first,
+            second,
+            arch=arch,
+            weights=weights,
+            other_weights=other_weights or weights,
+            example=lambda model: example_images(model, input_size),
+        )
+    except SurgeonError as error:
+        if not exit_code:
+            raise
+        raise _Refusal(f"{error.problem}\n{error.remedy}") from error
     if as_json:
         for note in (*found.first.notes, *found.second.notes):
             render.say(note)

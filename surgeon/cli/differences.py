@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from surgeon.checkpoint.display import listed, shown
-from surgeon.cli.render import OUT, say
+from surgeon.cli.render import OUT, print_whole, say
 from surgeon.operate.diff import Diff, File
 from surgeon.operate.differences import Sides, TensorDifference
 
@@ -31,7 +31,7 @@ def show(found: Diff) -> None:
         table.add_column("moved", justify="right")
         for group in permutation.groups:
             table.add_row(escape(shown(group.group)), f"{group.size:,}", f"{group.moved:,}")
-        OUT.print(table)
+        print_whole(table, OUT)
         _tensors("Tensors that differ after reordering", permutation.tensors)
     else:
         _tensors("Tensors that differ", found.found.tensors)
@@ -125,7 +125,7 @@ def _tensors(title: str, tensors: Sequence[TensorDifference]) -> None:
             f"{tensor.values:,}" + (f"\n({tensor.not_finite:,} not finite)" if tensor.not_finite else ""),
             escape("\n".join(_where(tensor))),
         )
-    OUT.print(table)
+    print_whole(table, OUT)
 
 
 def _where(tensor: TensorDifference) -> list[str]:
@@ -157,4 +157,4 @@ def _sides(title: str, sides: Sequence[Sides]) -> None:
         table.add_column(heading, overflow="fold")
     for one in sides:
         table.add_row(*(escape(shown(text)) or NOTHING for text in (one.name, one.first, one.second)))
-    OUT.print(table)
+    print_whole(table, OUT)

@@ -130,6 +130,11 @@ def _open(run: Run, is_input: bool, given: Path | None, files: Files, named: boo
     remedy = f"Name it with {option} FILE." if named else "Put it beside the record."
     told = run.checkpoint if is_input else run.output
     path = given if given is not None else _found(run, told)
+    if path is None and run.comparison is not None and not is_input:
+        raise DataError(
+            f"The comparison kept no weights: the output of {run.title} is not shown.",
+            "Compare again with --keep-weights into another folder (-o).",
+        )
     if path is None:
         where = "The record names none" if told is None else f"There is no file {told}"
         raise DataError(f"{where}: the {what} of {run.title} is not shown.", remedy)

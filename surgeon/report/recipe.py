@@ -27,7 +27,9 @@ def toml(recipe: Mapping[str, Any]) -> str:
 
 def command(run: Run) -> str:
     """Return the command line that does what a run did, by its record."""
-    return _again("finetune" if run.is_control else "apply", run.path, "again.safetensors", run.checkpoint)
+    # Runs that stand on one page would write to one file.
+    output = f"{run.path.stem}-again.safetensors"
+    return _again("finetune" if run.is_control else "apply", run.path, _as_path(output), run.checkpoint)
 
 
 def compare_command(comparison: ComparisonRecord) -> str:

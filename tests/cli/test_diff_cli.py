@@ -78,6 +78,9 @@ def test_a_reordered_network_is_recognized_and_its_orders_undo_it(
     assert "B is A with the channels of" in text
     assert "otherwise the same" in text
     assert told(monkeypatch, capsys, first, second, "--exit-code", code=1) == text
+    for arguments, code in ((["--exit-code"], 2), ([], 1)):
+        assert call(monkeypatch, "diff", first, first.with_name("missing.safetensors"), *arguments) == code
+        assert capsys.readouterr().err.startswith("Error: ")
     found = read(monkeypatch, capsys, first, second)
     permutation = found["permutation"]
     assert (found["same"], permutation["exact"], permutation["tensors"], permutation["relative"]) == (

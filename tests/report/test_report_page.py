@@ -255,11 +255,11 @@ def test_a_recipe_is_toml_that_means_the_same() -> None:
 
 def test_a_command_quotes_what_a_shell_would_run(tmp_path: Path) -> None:
     run = read_run(written(tmp_path, "a b.json", record(checkpoint={"path": "x; rm -r y", "sha256": ""})))
-    assert command(run) == "surgeon apply --recipe 'a b.json' -o again.safetensors 'x; rm -r y'"
+    assert command(run) == "surgeon apply --recipe 'a b.json' -o 'a b-again.safetensors' 'x; rm -r y'"
     option = read_run(written(tmp_path, "b.json", record(checkpoint={"path": "--download", "sha256": ""})))
-    assert command(option).endswith("again.safetensors ./--download")
+    assert command(option).endswith("b-again.safetensors ./--download")
     control = read_run(written(tmp_path, "c.json", record("finetune", checkpoint={})))
-    assert command(control) == "surgeon finetune --recipe c.json -o again.safetensors"
+    assert command(control) == "surgeon finetune --recipe c.json -o c-again.safetensors"
 
 
 def test_names_for_charts_are_cut_in_the_middle() -> None:
