@@ -1,5 +1,6 @@
 """A small network with two stages, an input for it, and images of as many levels of brightness as it has classes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,3 +41,24 @@ def loader(count: int = 24, *, shuffle: bool = False) -> DataLoader[Any]:
         shuffle=shuffle,
         generator=torch.Generator().manual_seed(2) if shuffle else None,
     )
+
+
+class StoppedError(Exception):
+    """Ends a run in the middle."""
+
+
+class Batches:
+    """Counts the batches of training, and stops the run at one of them, from 1; None for at none."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.count = 0
+        self._stop_at = stop_at
+
+    def track(self, given: Any, description: str, total: int | None = None, *, training: Any = None) -> Iterator[Any]:
+        """Yield the batches."""
+        for batch in given:
+            if training is not None:
+                self.count += 1
+                if self.count == self._stop_at:
+                    raise StoppedError
+            yield batch

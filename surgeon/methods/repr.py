@@ -183,7 +183,7 @@ def _normalized_later(inputs: Inputs, layer: Layer) -> list[str]:
         later = {m.tensor for m in group.members if m.role == "affine" and m.tensor.endswith("bias")} - own
         if later:
             shifts = ", ".join(sorted(later))
-            return [f"{shifts}, which reads dropped filters of {layer.name} and answers in their place."]
+            return [f"{shifts}: behind dropped filters of {layer.name}, to answer in their place."]
     return []
 
 

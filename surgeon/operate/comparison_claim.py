@@ -58,6 +58,7 @@ def _lock(file: Path) -> FileLock | None:
         lock.acquire()
     except Timeout:
         return None
+    # filelock raises the latter where a system has no such locks at all.
     except (OSError, NotImplementedError) as error:
         raise _unlockable(file, str(error)) from error
     if isinstance(lock, SoftFileLock):

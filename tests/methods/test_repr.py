@@ -254,11 +254,9 @@ class Deep(nn.Module):
 
 def test_shifts_that_answer_in_the_place_of_dropped_filters_are_told() -> None:
     plan = make_plan(inputs(Deep(), "one"), ReprConfig(ratio=0.5))
-    assert plan.skipped == (
-        "deep.bias, norm_deep.bias, which reads dropped filters of one and answers in their place.",
-    )
+    assert plan.skipped == ("deep.bias, norm_deep.bias: behind dropped filters of one, to answer in their place.",)
     plan = make_plan(inputs(Dense(), "conv"), ReprConfig(ratio=0.5))
-    assert "norm.bias, which reads dropped filters of conv and answers in their place." in plan.skipped
+    assert "norm.bias: behind dropped filters of conv, to answer in their place." in plan.skipped
     assert not make_plan(inputs(Stream(), "one"), ReprConfig(ratio=0.5)).skipped
 
 

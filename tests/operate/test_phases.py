@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-from two_stages import CLASSES, EXAMPLE, loader, make_network
+from two_stages import CLASSES, EXAMPLE, Batches, StoppedError, loader, make_network
 
 import surgeon
 from surgeon.errors import DataError, LayerError, OptionError, PlanError
@@ -16,26 +16,12 @@ SHORT = {"s1": 1, "s2": 1, "n": 2, "epochs": 5}
 PHASES = ["full network", "sub-network", "full network", "sub-network", "full network"]
 
 
-class StoppedError(Exception):
-    """Ends a run in the middle."""
-
-
 def run(method: str, *, stop_at: int | None = None, **options: Any) -> Any:
     """Apply a method to a fresh network, stopped at a batch of training; return weights, record and batches."""
-    model, batches = make_network(), 0
-
-    def track(given: Any, description: str, total: int | None = None, *, training: Any = None) -> Any:
-        nonlocal batches
-        for batch in given:
-            if training is not None:
-                batches += 1
-                if batches == stop_at:
-                    raise StoppedError
-            yield batch
-
+    model, batches = make_network(), Batches(stop_at)
     loaders = {"train": loader(shuffle=True), "val": loader(), "calibration": loader()}
-    record = surgeon.apply(model, method, example_input=EXAMPLE, track=track, **{**loaders, **SHORT, **options})
-    return model, record, batches
+    record = surgeon.apply(model, method, example_input=EXAMPLE, track=batches.track, **{**loaders, **SHORT, **options})
+    return model, record, batches.count
 
 
 def test_the_record_names_the_phases_and_what_happened_between_them() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from two_stages import EXAMPLE, loader, make_network
+from two_stages import EXAMPLE, Batches, StoppedError, loader, make_network
 
 import surgeon
 from surgeon.coupling import trace
@@ -28,10 +28,6 @@ GROWING = {"sparsify": 4, "epochs": 6, "below": 0.75, "delta_lambda": 0.02}
 PARAMETERS = 6 * 9 + 6 + 12 + 8 * 6 * 9 + 8 + 16 + 8 * 3 + 3
 
 
-class StoppedError(Exception):
-    """Ends a run in the middle."""
-
-
 def start(value: float = 0.012) -> Any:
     """A network of which some scales are small, and dead at a hundredth of the largest, 1."""
     model = make_network()
@@ -42,19 +38,9 @@ def start(value: float = 0.012) -> Any:
 
 
 def run(*, value: float = 0.012, stop_at: int | None = None, model: Any = None, **options: Any) -> Any:
-    model, batches = start(value) if model is None else model, 0
-
-    def track(given: Any, description: str, total: int | None = None, *, training: Any = None) -> Any:
-        nonlocal batches
-        for batch in given:
-            if training is not None:
-                batches += 1
-                if batches == stop_at:
-                    raise StoppedError
-            yield batch
-
+    model, batches = start(value) if model is None else model, Batches(stop_at)
     loaders = {"train": loader(shuffle=True), "val": loader(), "calibration": loader()}
-    given = {**loaders, "tuning": TUNING, "track": track, **options}
+    given = {**loaders, "tuning": TUNING, "track": batches.track, **options}
     record = surgeon.apply(model, "neural-rejuvenation", example_input=EXAMPLE, **given)
     return model, record
 
