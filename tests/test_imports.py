@@ -14,16 +14,17 @@ BELOW: dict[str, set[str]] = {
     "progress": set(),
     "modes": set(),
     "memory": {"errors"},
+    "structure": set(),
     "processes": set(),
     "coupling": {"errors"},
     "measure": {"errors", "progress", "modes", "processes", "coupling"},
-    "edit": {"errors", "progress", "coupling"},
-    "methods": {"errors", "progress", "coupling", "measure", "edit"},
+    "edit": {"errors", "progress", "structure", "coupling"},
+    "methods": {"errors", "progress", "structure", "coupling", "measure", "edit"},
     # Fine-tuning stands above the methods, but knows none of them: any model can be tuned.
     "tuning": {"errors", "progress", "modes", "memory", "processes"},
     # Synthesized images are kept in files that are read and written like checkpoints.
     "data": {"errors", "checkpoint"},
-    "checkpoint": {"errors"},
+    "checkpoint": {"errors", "structure"},
     "exemplars": {"errors", "progress", "memory", "modes", "tuning", "data", "checkpoint"},
     "operate": {
         "errors",
@@ -31,6 +32,7 @@ BELOW: dict[str, set[str]] = {
         "modes",
         "memory",
         "processes",
+        "structure",
         "coupling",
         "measure",
         "edit",

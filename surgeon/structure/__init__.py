@@ -1,0 +1,18 @@
+"""How a network differs in its build from what its architecture's builder makes: widths, and cross-attention."""
+
+from surgeon.structure.cross_attention import CrossAttentionConv2d, attend, attendable
+from surgeon.structure.sizes import set_sizes, shapes_at, sizes_of
+from surgeon.structure.structure import CrossSets, Structure, remember, structure_of
+
+__all__ = [
+    "CrossAttentionConv2d",
+    "CrossSets",
+    "Structure",
+    "attend",
+    "attendable",
+    "remember",
+    "set_sizes",
+    "shapes_at",
+    "sizes_of",
+    "structure_of",
+]
