@@ -19,21 +19,18 @@ from typing import Any
 
 import torch
 from cifar10 import rows_of, spread
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from decoded import BATCH, decoded
+from torch import nn
+from torch.utils.data import DataLoader
 
 import surgeon
 from surgeon.checkpoint import build
 from surgeon.checkpoint.architecture import parse_architecture
-from surgeon.data import image_config, open_data
+from surgeon.data import image_config
 from surgeon.measure.weights import orthogonality_sums
 from surgeon.tuning import TuningConfig, evaluate, make_accelerator
 
 ROOT = Path(__file__).resolve().parents[1]
-BATCH = 128
-HELD_OUT = 500
-SCORED = 1_000
-"""Test images that every epoch is scored on; the last one is scored on all of them."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def main() -> None:
     for key in keys[first - 1 :: of]:
         if key in _done(options):
             continue
-        data = data or _images(options)
+        data = data or decoded(options.data, image_config(_teacher(options)), options.images)
         row = _run(options, key, data)
         with options.results.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -109,26 +106,6 @@ def _keys(options: argparse.Namespace) -> list[tuple[Any, ...]]:
 
 def _done(options: argparse.Namespace) -> dict[tuple[Any, ...], dict[str, Any]]:
     return {tuple(row["key"]): row for row in rows_of(options.results)}
-
-
-def _images(options: argparse.Namespace) -> dict[str, DataLoader[Any]]:
-    """Decode the images once; they are never varied, as the paper says of its small networks nothing else."""
-    spec, config = f"hfds/{options.data.resolve()}", image_config(_teacher(options))
-    known = open_data(spec, config, limit=options.images + HELD_OUT, seed=0)
-    pixels, labels = _tensors(known.calibration)
-    test = _tensors(open_data(spec, config, seed=0).val)
-    parts = {
-        "train": (pixels[HELD_OUT:], labels[HELD_OUT:]),
-        "held out": (pixels[:HELD_OUT], labels[:HELD_OUT]),
-        "scored": (test[0][:SCORED], test[1][:SCORED]),
-        "test": test,
-    }
-    return {name: DataLoader(TensorDataset(*tensors), batch_size=BATCH) for name, tensors in parts.items()}
-
-
-def _tensors(dataset: Any) -> tuple[Tensor, Tensor]:
-    pixels, labels = zip(*(dataset[number] for number in range(len(dataset))), strict=True)
-    return torch.stack(pixels), torch.tensor(labels)
 
 
 def _teacher(options: argparse.Namespace) -> nn.Module:
