@@ -170,8 +170,9 @@ def _report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "Utilization before every epoch (mean over the seeds that still make channels die):", ""]
-    lines += [f"- {name}: {_curve([row['utilization'] for row in rows if row['key'][0] == name])}" for name in options.arms
-              if ARMS[name].options is not None]  # fmt: skip
+    for name in options.arms:
+        if ARMS[name].options is not None:
+            lines.append(f"- {name}: {_curve([row['utilization'] for row in rows if row['key'][0] == name])}")
     return "\n".join(lines) + "\n"
 
 

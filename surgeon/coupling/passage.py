@@ -42,21 +42,26 @@ def find_passage(graphs: Sequence[Recorded]) -> Passage:
     reasons: dict[str, str] = {}
     normed: set[str] = set()
     gates: dict[str, bool] = {}
+    closing: dict[str, frozenset[str]] = {}
     for graph, bindings in graphs:
         why, gate = _walked(graph)
+        closed = _closed(graph, bindings)
         for node in graph.nodes:
             key = _weight(node, bindings)
             if key is None:
                 continue
             gates[key] = gates.get(key, True) and gate[node]
+            closing[key] = closing.get(key, closed[node]) & closed[node]
             reason = _behind(node, why)
             if reason:
                 reasons.setdefault(key, reason)
             else:
                 normed.add(key)
+    apart = frozenset(normed - reasons.keys())
     return Passage(
-        frozenset(normed - reasons.keys()),
+        apart,
         frozenset(key for key, always in gates.items() if always),
+        {key: closing[key] for key in apart},
         {key: reason for key, reason in reasons.items() if not gates[key]},
     )
 
@@ -65,6 +70,11 @@ def _weight(node: fx.Node, bindings: Mapping[fx.Node, Binding]) -> str | None:
     """Return the state-dict key of the weight of a convolution or linear layer."""
     if node.op != "call_function" or _family(node) not in CONVOLUTIONS | {"aten.linear"}:
         return None
+    return _second(node, bindings)
+
+
+def _second(node: fx.Node, bindings: Mapping[fx.Node, Binding]) -> str | None:
+    """Return the state-dict key of an operation's weight, its second argument."""
     weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
     return bindings[weight].key if isinstance(weight, fx.Node) and weight in bindings else None
 
@@ -89,6 +99,31 @@ def _walked(graph: fx.Graph) -> tuple[dict[fx.Node, str], dict[fx.Node, bool]]:
         why[node] = next(filter(None, found), "")
         gate[node] = bool(node.users) and all(_gates(user, node, why, gate, scaled) for user in node.users)
     return why, gate
+
+
+def _closed(graph: fx.Graph, bindings: Mapping[fx.Node, Binding]) -> dict[fx.Node, frozenset[str]]:
+    """Return for every value the BatchNorm scales on every way from it to the weights that read it."""
+    closed: dict[fx.Node, frozenset[str]] = {}
+    for node in reversed(graph.nodes):
+        ways = [_on_the_way(user, node, bindings, closed) for user in node.users]
+        closed[node] = frozenset.intersection(*ways) if ways else frozenset()
+    return closed
+
+
+def _on_the_way(
+    user: fx.Node, node: fx.Node, bindings: Mapping[fx.Node, Binding], closed: Mapping[fx.Node, frozenset[str]]
+) -> frozenset[str]:
+    """Return the BatchNorm scales in one of the operations that use a value, and on every way behind it."""
+    name, shape = _family(user), shape_of(node)
+    if user.op != "call_function" or shape is None or len(shape) < 2:
+        return frozenset()
+    if name in CONVOLUTIONS:
+        deep = _reads_first(user, node) and bound_arguments(user).get("groups") == shape[1]
+        return closed[user] if deep else frozenset()
+    if not _keeps_apart(user, node, name, shape):
+        return frozenset()
+    own = _second(user, bindings) if name == "aten.batch_norm" else None
+    return closed[user] | {own} if own is not None else closed[user]
 
 
 def _scaled(graph: fx.Graph) -> set[fx.Node]:

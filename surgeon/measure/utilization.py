@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.coupling.graph import ChannelGroup, CouplingGraph, Layer, Member
-from surgeon.measure.filters import filter_rows
+from surgeon.measure.filters import filter_rows, is_depthwise
 from surgeon.measure.invalid import invalid_filters, invalid_kernels
 from surgeon.measure.weights import orthogonality_sums
 
@@ -88,8 +88,7 @@ class Utilization:
 def utilization(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> Utilization:
     """Tell how much of a network is in use, without data.
 
-    Dead channels are left out of every tensor axis that carries them. The channels of a group are dead where the group
-    has BatchNorm scales and all of them are dead.
+    Dead channels are left out of every tensor axis that carries them; see `dead_groups`.
 
     Args:
         graph: the network's coupling graph.
@@ -166,13 +165,22 @@ def inhibited_channels(scale: Tensor, below: float = INHIBITED) -> Tensor:
 def dead_groups(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> dict[ChannelGroup, Tensor]:
     """Return the groups with dead channels, each with the numbers of these, LongTensor.
 
+    A channel is dead where every layer that adds to it is cut off: on all ways from there to the weights that read it
+    lies a BatchNorm whose scale is dead, be it the first or one behind a depthwise layer. Where these ways are not
+    known, all of the group's BatchNorm scales have to be dead.
+
     Args:
         graph: the network's coupling graph.
         tensors: the network's tensors by state-dict key.
     """
     scales = {norm.weight for norm in graph.norms.values() if norm.weight is not None}
     dead = {key: dead_channels(tensors[key]).cpu() for key in scales if key in tensors}
-    found = {group: _dead_in(group, dead) for group in graph.groups}
+    layers = {layer.writer.weight: layer for layer in graph.layers if layer.writer is not None}
+    found = {}
+    for group in graph.groups:
+        adding = [writer.weight for writer in group.writers if writer.weight not in graph.passage.gates]
+        streams = [key for key in adding if key not in layers or not is_depthwise(layers[key], tensors)]
+        found[group] = _dead_in(group, dead, [graph.passage.closing.get(key, frozenset()) for key in streams])
     return {group: channels for group, channels in found.items() if channels.numel()}
 
 
@@ -184,10 +192,22 @@ def _dead_members(dead: Mapping[ChannelGroup, Tensor]) -> Dead:
     return members
 
 
-def _dead_in(group: ChannelGroup, dead: Mapping[str, Tensor]) -> Tensor:
-    """Return the group's channels of which every BatchNorm scale is dead."""
-    flags = [dead[member.tensor][member.positions].all(1) for member in group.members if member.tensor in dead]
-    return torch.stack(flags).all(0).nonzero().flatten() if flags else torch.empty(0, dtype=torch.int64)
+def _dead_in(group: ChannelGroup, dead: Mapping[str, Tensor], closing: list[frozenset[str]]) -> Tensor:
+    """Return the group's dead channels.
+
+    Args:
+        group: the channels.
+        dead: by state-dict key of a BatchNorm scale, bool `[C]`.
+        closing: for every layer that adds to the channels, the scales that cut it off; empty where none is known to.
+    """
+    members = [member for member in group.members if member.tensor in dead]
+    flags = {member.tensor: dead[member.tensor][member.positions].all(1) for member in members}
+    if not flags:
+        return torch.empty(0, dtype=torch.int64)
+    cut = [[flags[key] for key in keys if key in flags] for keys in closing]
+    streams = [torch.stack(scales).any(0) for scales in cut if scales]
+    known = bool(closing) and len(streams) == len(closing)
+    return torch.stack(streams if known else list(flags.values())).all(0).nonzero().flatten()
 
 
 def _left(tensor: Tensor, dead: Iterable[tuple[Member, Tensor]]) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor
 from surgeon.coupling.graph import ChannelGroup
 from surgeon.edit.plan import Edit, Plan, Reinitialize, Rescale, Set
 from surgeon.errors import LayerError, OptionError
+from surgeon.measure.utilization import dead_channels
 from surgeon.methods.base import Inputs, Method, Sparsification, option
 from surgeon.methods.cross_weights import cross_entries
 from surgeon.methods.ranges import check_share
@@ -153,8 +154,11 @@ def rescaling(
         for member in group.members:
             if member.tensor in weak:
                 positions = member.positions[staying].flatten()
-                weak[member.tensor][positions] = magnitudes[member.tensor][positions] < initial
-    limits = Bounds(initial, LARGEST_FACTOR, math.inf)
+                magnitude = magnitudes[member.tensor]
+                # What is dead and stays, since it shuts nothing off, would need a factor without measure.
+                weak[member.tensor][positions] = ((magnitude < initial) & ~dead_channels(magnitude))[positions]
+    # No scale is lifted beyond the initial one because another shares its factor: a strong one stays as it is.
+    limits = Bounds(initial, LARGEST_FACTOR, initial)
     factors = shared_factors(scaling, magnitudes, weak, limits)
     short = [text for key in weak for text in shortfalls(key, magnitudes[key], weak[key], scaling, factors, limits)]
     return [Rescale(scaling, factors)] if bool((factors != 1).any()) else [], short

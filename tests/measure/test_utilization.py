@@ -161,14 +161,16 @@ def mobilenetv2() -> list[Known]:
 
 
 def dead_by_loops(layers: list[Known], state: dict[str, Tensor]) -> dict[str, set[int]]:
-    """Return the channels that every norm on them has below a hundredth of its largest scale."""
-    alive: dict[str, set[int]] = {}
+    """Return the channels below a hundredth of the largest scale: in all norms that add to them, or in a later one."""
+    dead: dict[str, set[int]] = {}
     for layer in layers:
-        scale = [] if layer.norm is None else [abs(value) for value in state[f"{layer.norm}.weight"].tolist()]
-        living = {channel for channel, value in enumerate(scale) if value >= 0.01 * max(scale)}
-        alive.setdefault(layer.writes, set()).update(living)
-    sizes = {layer.writes: len(state[f"{layer.name}.weight"]) for layer in layers if layer.norm is not None}
-    return {name: set(range(size)) - alive[name] for name, size in sizes.items()}
+        if layer.norm is None:
+            continue
+        scale = [abs(value) for value in state[f"{layer.norm}.weight"].tolist()]
+        own = {channel for channel, value in enumerate(scale) if value < 0.01 * max(scale)}
+        so_far = dead.setdefault(layer.writes, own)
+        dead[layer.writes] = so_far | own if layer.depthwise else so_far & own
+    return dead
 
 
 def kept_by_loops(layer: Known, shape: torch.Size, dead: dict[str, set[int]]) -> int:
