@@ -1,6 +1,7 @@
 """How a network differs in its build from what its architecture's builder makes: widths, and cross-attention."""
 
 from surgeon.structure.cross_attention import CrossAttentionConv2d, attend, attendable
+from surgeon.structure.rebuild import rebuild
 from surgeon.structure.sizes import set_sizes, shapes_at, sizes_of
 from surgeon.structure.structure import CrossSets, Structure, remember, structure_of
 
@@ -10,6 +11,7 @@ __all__ = [
     "Structure",
     "attend",
     "attendable",
+    "rebuild",
     "remember",
     "set_sizes",
     "shapes_at",

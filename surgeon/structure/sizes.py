@@ -80,7 +80,8 @@ def _names(module: nn.Module) -> tuple[str, ...] | None:
 
 def _own(module: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of the layer itself that are a part of its state."""
-    return {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    state = module.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor) and "." not in name}
 
 
 def _shape(module: nn.Module, name: str, tensor: Tensor, sizes: Mapping[str, int]) -> Shape | None:
