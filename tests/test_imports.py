@@ -16,7 +16,8 @@ BELOW: dict[str, set[str]] = {
     "memory": {"errors"},
     "structure": set(),
     "processes": set(),
-    "coupling": {"errors"},
+    "image_shape": set(),
+    "coupling": {"errors", "image_shape"},
     "measure": {"errors", "progress", "modes", "processes", "coupling"},
     "edit": {"errors", "progress", "structure", "coupling"},
     "methods": {"errors", "progress", "structure", "coupling", "measure", "edit"},
@@ -24,7 +25,7 @@ BELOW: dict[str, set[str]] = {
     "tuning": {"errors", "progress", "modes", "memory", "processes"},
     # Synthesized images are kept in files that are read and written like checkpoints.
     "data": {"errors", "checkpoint"},
-    "checkpoint": {"errors", "structure"},
+    "checkpoint": {"errors", "structure", "image_shape"},
     "exemplars": {"errors", "progress", "memory", "modes", "tuning", "data", "checkpoint"},
     "operate": {
         "errors",

@@ -1,5 +1,6 @@
 """Build a network without weights, with the classes and the input channels that a checkpoint shows."""
 
+import contextlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
+from accelerate import init_empty_weights
 from torch import nn
 
 from surgeon.checkpoint.architecture import Architecture
@@ -15,7 +17,10 @@ from surgeon.checkpoint.code_file import NUM_CLASSES, call_function, default_arg
 from surgeon.checkpoint.display import shown
 from surgeon.checkpoint.fit import REMEDY, Misfit, check_fit, misfits
 from surgeon.checkpoint.read import Checkpoint
+from surgeon.checkpoint.structure_check import check_layers, check_passage
+from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY, from_text
 from surgeon.errors import ArchitectureError, CheckpointError
+from surgeon.structure import Structure, rebuild
 
 # A network's attribute that shows whether it has auxiliary classifiers, and the builder's argument that decides it.
 AUXILIARY = (("aux_logits", "aux_logits"), ("aux_classifier", "aux_loss"))
@@ -24,6 +29,10 @@ AUXILIARY = (("aux_logits", "aux_logits"), ("aux_classifier", "aux_loss"))
 INPUT_CHANNELS = ("in_chans", "in_channels")
 CONVOLUTION_AXES = 4
 MOST_GUESSES = 3
+
+RESIZED_REMEDY = (
+    "Load the .safetensors file as surgeon wrote it, with surgeon.load: its header holds the sizes of the layers."
+)
 
 # What builders raise on arguments that they cannot use.
 _FAILURES = (
@@ -39,20 +48,24 @@ def build(architecture: Architecture, checkpoint: Checkpoint | None = None) -> n
         architecture: which one.
         checkpoint: the tensors that it is built for. Where they show another number of classes or of input channels
             than the builder's default, or auxiliary classifiers where it has none, the network is built as they show
-            it.
+            it. Where its header holds a structure, the network has that, too.
 
     Returns:
         The network in training mode; its attribute `surgeon_architecture` says how it was built.
 
     Raises:
         ArchitectureError: the network cannot be built.
-        CheckpointError: the tensors do not fit, whatever the number of classes.
+        CheckpointError: the tensors do not fit, whatever the number of classes, or the structure is none that the
+            network can have with these tensors.
     """
     if architecture.source == "file":
         architecture = _with(architecture, default_arguments(architecture.name) | architecture.arguments)
-    if checkpoint is not None:
-        architecture = _adapted(architecture, checkpoint)
-    model = _construct(architecture, initialize=checkpoint is None)
+    if checkpoint is None:
+        model = _construct(architecture, initialize=True)
+    else:
+        structure = _structure(checkpoint)
+        architecture = _adapted(architecture, checkpoint, structure)
+        model = _resized(architecture, structure) if structure else _construct(architecture, initialize=False)
     # Into the dictionary, since nn.Module declares that it takes nothing but tensors and modules as attributes.
     vars(model)["surgeon_architecture"] = architecture
     return model
@@ -62,32 +75,45 @@ def _with(architecture: Architecture, arguments: dict[str, Any]) -> Architecture
     return replace(architecture, arguments=architecture.arguments | arguments)
 
 
-def _adapted(architecture: Architecture, checkpoint: Checkpoint) -> Architecture:
+def _structure(checkpoint: Checkpoint) -> Structure:
+    """What the header asks for, which nothing has been held against yet."""
+    text = checkpoint.metadata.get(STRUCTURE_KEY)
+    return Structure() if text is None else from_text(text, checkpoint.path)
+
+
+def _adapted(architecture: Architecture, checkpoint: Checkpoint, structure: Structure) -> Architecture:
     """The architecture with whatever arguments leave fewer tensors without a fit; refused where some still are."""
     requested = architecture
-    skeleton = _skeleton(architecture)
+    skeleton = _shaped_skeleton(architecture, checkpoint, structure)
     found = misfits(skeleton.state_dict(), checkpoint.tensors)
     for propose in (_auxiliary_arguments, _channels_argument, _classes_argument, _added_classifier):
         for arguments in propose(skeleton, found):
-            other = _skeleton_or_none(_with(architecture, arguments))
+            other = _skeleton_or_none(_with(architecture, arguments), checkpoint, structure)
             remaining = misfits(other.state_dict(), checkpoint.tensors) if other is not None else found
             if other is not None and len(remaining) < len(found):
                 architecture, skeleton, found = _with(architecture, arguments), other, remaining
     if found:
-        check_fit(skeleton.state_dict(), checkpoint, str(architecture), _remedy(requested, checkpoint))
+        check_fit(
+            skeleton.state_dict(), checkpoint, str(architecture), _remedy(requested, checkpoint, structure, found)
+        )
+    if structure:
+        images = architecture.source == "timm"
+        check_passage(skeleton, lambda: _bare(architecture), images=images, origin=str(checkpoint.path))
     return architecture
 
 
-def _remedy(architecture: Architecture, checkpoint: Checkpoint) -> str:
-    """What to do about tensors that do not fit: timm and torchvision use some names for different networks."""
+def _remedy(architecture: Architecture, checkpoint: Checkpoint, structure: Structure, found: list[Misfit]) -> str:
+    """What to do about tensors that do not fit: another library's network of this name, or the file as it was."""
     if architecture.source == "timm" and architecture.name in torchvision.models.list_models():
         other = Architecture("torchvision", architecture.name)
-        try:
-            _adapted(other, checkpoint)
-        except (ArchitectureError, CheckpointError):
-            return REMEDY
-        return f"Pass --arch {other}, which the tensors fit."
-    return REMEDY
+        with contextlib.suppress(ArchitectureError, CheckpointError):
+            _adapted(other, checkpoint, structure)
+            return f"Pass --arch {other}, which the tensors fit."
+    if structure:
+        return REMEDY
+    if MARKER in checkpoint.tensors:
+        return RESIZED_REMEDY
+    return f"{REMEDY} If it was resized: {RESIZED_REMEDY}" if len(_misshapen(found)) == len(found) else REMEDY
 
 
 def _auxiliary_arguments(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
@@ -136,12 +162,50 @@ def _added_classifier(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict
         yield {NUM_CLASSES: surplus[0].shape[0]}
 
 
-def _skeleton_or_none(architecture: Architecture) -> nn.Module | None:
+def _skeleton_or_none(architecture: Architecture, checkpoint: Checkpoint, structure: Structure) -> nn.Module | None:
     """The skeleton, or None where the builder does not take these arguments: they were a guess."""
     try:
-        return _skeleton(architecture)
-    except ArchitectureError:
+        return _shaped_skeleton(architecture, checkpoint, structure)
+    except (ArchitectureError, CheckpointError):
         return None
+
+
+def _shaped_skeleton(architecture: Architecture, checkpoint: Checkpoint, structure: Structure) -> nn.Module:
+    """The skeleton with a structure; refused where it cannot have that."""
+    if not structure:
+        return _skeleton(architecture)
+    skeleton = _bare(architecture)
+    check_layers(skeleton, structure, checkpoint.tensors, str(checkpoint.path))
+    rebuild(skeleton, structure)
+    return skeleton
+
+
+def _bare(architecture: Architecture) -> nn.Module:
+    """The skeleton without any memory."""
+    return _skeleton(architecture).to("meta")
+
+
+def _resized(architecture: Architecture, structure: Structure) -> nn.Module:
+    """The network with a structure that was checked; where its builder is a library's, with no memory for more."""
+    if architecture.source == "file":
+        model = _construct(architecture, initialize=False)
+    else:
+        # What the arguments of a file ask for may be of any size until the structure makes it small.
+        with init_empty_weights(include_buffers=False):
+            model = _construct(architecture, initialize=False)
+    rebuild(model, structure)
+    _give_memory(model)
+    return model
+
+
+def _give_memory(model: nn.Module) -> None:
+    """Put parameters of any values in the place of those without memory; what is tied stays so."""
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if parameter.is_meta:
+                own = nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
+                setattr(module, name, made.setdefault(id(parameter), own))
 
 
 def _skeleton(architecture: Architecture) -> nn.Module:

@@ -11,6 +11,7 @@ from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from surgeon.checkpoint.safetensors_file import read_safetensors
 from surgeon.checkpoint.signature import Format, file_format
 from surgeon.checkpoint.state_dict import Nest, strip_prefix, unnest
+from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY
 from surgeon.checkpoint.torch_file import read_torch
 from surgeon.errors import CheckpointError
 
@@ -58,6 +59,9 @@ def read(path: str | Path, weights: str | None = None) -> Checkpoint:
         sha256 = _sha256(path)
         if (file_format(path) or _promised_format(path)) == "safetensors":
             content, metadata = read_safetensors(path)
+            if STRUCTURE_KEY in metadata and len(content) > 1:
+                # Only there for other loaders.
+                content.pop(MARKER, None)
             nest = unnest(content, path, weights)
         else:
             nest = unnest(read_torch(path), path, weights)

@@ -19,7 +19,9 @@ from surgeon.checkpoint.architecture import HEADER_ARGUMENTS_KEY, HEADER_KEY, Ar
 from surgeon.checkpoint.display import shown
 from surgeon.checkpoint.safetensors_file import LENGTH_BYTES
 from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
+from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY, to_text
 from surgeon.errors import OutputError
+from surgeon.structure import structure_of
 
 ALIGNMENT = 8
 LEFTOVER = re.compile(r"\.surgeon-[0-9a-f]{8}-[0-9a-f]{16}\.tmp")
@@ -34,7 +36,10 @@ def save(
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a network's state dict as .safetensors, with its architecture in the header.
+    """Write a network's state dict as .safetensors, with its architecture in the header, and the sizes of its layers.
+
+    A network whose layers have other sizes than its builder gives them, or cross-attention, is built again from such a
+    file by `load` alone. The file then has one more tensor, by whose name other loaders refuse it.
 
     Args:
         path: where to; the file appears whole or not at all.
@@ -48,13 +53,18 @@ def save(
             tensors.
     """
     architecture = architecture or getattr(model, "surgeon_architecture", None)
-    for name, value in model.state_dict().items():
+    tensors, structure = model.state_dict(), structure_of(model)
+    for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise OutputError(
                 f"{name} of the network is no tensor, and {path} would lack it.",
                 "Give a network whose state dict holds tensors only.",
             )
-    write_tensors(path, model.state_dict(), _metadata(architecture, metadata or {}), overwrite=overwrite)
+    described = _metadata(architecture, metadata or {})
+    if structure:
+        described[STRUCTURE_KEY] = to_text(structure)
+        tensors = {**tensors, MARKER: torch.zeros(1, dtype=torch.uint8)}
+    write_tensors(path, tensors, described, overwrite=overwrite)
 
 
 def write_tensors(

@@ -8,8 +8,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-GRAY, COLOR = 1, 3
-DEFAULT_INPUT = (COLOR, 224, 224)
+from surgeon.image_shape import image_shape
 
 
 def call_arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -43,11 +42,5 @@ def fake_arguments(model: nn.Module, example: Any, mode: FakeTensorMode) -> tupl
 
 
 def _images(model: nn.Module) -> torch.Tensor:
-    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
-    size = config.get("input_size", DEFAULT_INPUT) if isinstance(config, Mapping) else DEFAULT_INPUT
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is not None and first.in_channels in (GRAY, COLOR):
-        # timm's configuration does not follow `in_chans`.
-        size = (first.in_channels, *size[1:])
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    return torch.empty(2, *size, dtype=dtype, device="meta")
+    return torch.empty(2, *image_shape(model), dtype=dtype, device="meta")
