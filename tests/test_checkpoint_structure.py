@@ -50,6 +50,7 @@ def test_the_file_alone_makes_the_network_again(network: nn.Module, file: Path) 
     assert repr(loaded) == repr(network)
     with torch.no_grad():
         assert torch.equal(loaded(IMAGES), network(IMAGES))
+    assert {tensor.device.type for tensor in (*loaded.parameters(), *loaded.buffers())} == {"cpu"}
     assert not loaded.training
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     assert MARKER not in read(file).tensors

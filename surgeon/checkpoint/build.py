@@ -193,8 +193,10 @@ def _resized(architecture: Architecture, structure: Structure) -> nn.Module:
         # What the arguments of a file ask for may be of any size until the structure makes it small.
         with init_empty_weights(include_buffers=False):
             model = _construct(architecture, initialize=False)
-    rebuild(model, structure)
+    rebuild(model, Structure(structure.widths))
     _give_memory(model)
+    # Numbers of channels are kept where the weights are, so the sets come last.
+    rebuild(model, structure)
     return model
 
 

@@ -35,11 +35,12 @@ class CrossAttentionConv2d(nn.Conv2d):
             sets: of both sides some channels, but not all.
         """
         self.sets = sets
+        device = self.weight.device
         for side, chosen, size in (("written", sets.written, self.out_channels), ("read", sets.read, self.in_channels)):
             new = torch.zeros(size, dtype=torch.bool).index_fill_(0, torch.tensor(chosen, dtype=torch.int64), True)
             # Not a part of the state: the convolution that this one replaces has no such tensors.
-            self.register_buffer(f"{side}_new", new.nonzero().flatten(), persistent=False)
-            self.register_buffer(f"{side}_old", (~new).nonzero().flatten(), persistent=False)
+            self.register_buffer(f"{side}_new", new.nonzero().flatten().to(device), persistent=False)
+            self.register_buffer(f"{side}_old", (~new).nonzero().flatten().to(device), persistent=False)
         order = torch.cat([self.written_old, self.written_new]).argsort()
         self.register_buffer("order", order, persistent=False)
 
@@ -87,5 +88,4 @@ def attend(model: nn.Module, name: str, sets: CrossSets) -> None:
     replacement = CrossAttentionConv2d(1, 1, 1, device="meta")
     vars(replacement).update({key: copy.copy(value) for key, value in vars(module).items()})
     replacement.set_sets(sets)
-    replacement.to(module.weight.device)
     setattr(model.get_submodule(parent), own, replacement)
