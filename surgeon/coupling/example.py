@@ -30,7 +30,7 @@ def fake_arguments(model: nn.Module, example: Any, mode: FakeTensorMode) -> tupl
         example: as for `call_arguments`; None for images of the model's configured size.
         mode: the mode that makes the tensors.
     """
-    arguments, keywords = call_arguments(_images(model) if example is None else example)
+    arguments, keywords = call_arguments(default_images(model) if example is None else example)
 
     def fake(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
@@ -41,6 +41,7 @@ def fake_arguments(model: nn.Module, example: Any, mode: FakeTensorMode) -> tupl
     return pytree.tree_map(fake, arguments), pytree.tree_map(fake, keywords)
 
 
-def _images(model: nn.Module) -> torch.Tensor:
+def default_images(model: nn.Module) -> torch.Tensor:
+    """Return two images of the size that a network is configured for, without storage."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     return torch.empty(2, *image_shape(model), dtype=dtype, device="meta")

@@ -7,8 +7,9 @@ from surgeon.coupling.graph import Member
 from surgeon.edit.init import fresh_rows
 from surgeon.edit.mix import Tensors, channels_first, mix
 from surgeon.edit.permute import check_permutation, permute
-from surgeon.edit.plan import PIECE, Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Set, places_of
+from surgeon.edit.plan import PIECE, Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Resize, Set, places_of
 from surgeon.edit.rescale import rescale
+from surgeon.edit.resize import check_resize, resize
 from surgeon.errors import PlanError
 
 REMEDY = "Make the plan anew for this network."
@@ -24,7 +25,8 @@ def execute(model: nn.Module, plan: Plan) -> None:
         plan: edits, carried out in order.
 
     Raises:
-        PlanError: the plan names a tensor that the network lacks or that is too small for it.
+        PlanError: the plan names a tensor that the network lacks or that is too small for it, or layers whose sizes
+            cannot follow.
     """
     tensors = model.state_dict(keep_vars=True)
     for key, shape in plan.shapes.items():
@@ -34,7 +36,11 @@ def execute(model: nn.Module, plan: Plan) -> None:
                 REMEDY,
             )
     for edit in plan.edits:
-        _check(tensors, edit)
+        if isinstance(edit, Resize):
+            _check_alone(plan)
+            check_resize(model, edit)
+        else:
+            _check(tensors, edit)
     with torch.no_grad():
         for edit in plan.edits:
             _carry_out(model, tensors, edit)
@@ -49,6 +55,8 @@ def _carry_out(model: nn.Module, tensors: Tensors, edit: Edit) -> None:
         _reinitialize(model, tensors, edit)
     elif isinstance(edit, Rescale):
         rescale(tensors, edit.scaling, edit.factors)
+    elif isinstance(edit, Resize):
+        resize(model, edit)
     elif isinstance(edit, Set):
         _set(tensors[edit.tensor].data, edit)
     else:
@@ -64,7 +72,15 @@ def _set(tensor: torch.Tensor, edit: Set) -> None:
         tensor.put_(entries, values.to(tensor.device, tensor.dtype))
 
 
-def _check(tensors: Tensors, edit: Edit) -> None:
+def _check_alone(plan: Plan) -> None:
+    """Refuse other edits beside one that gives the tensors other shapes: it is not known for which they are meant."""
+    if len(plan.edits) > 1:
+        raise PlanError(
+            "The plan gives channels other widths beside other edits.", "Make a plan of its own for the new widths."
+        )
+
+
+def _check(tensors: Tensors, edit: Reorder | Mix | Reinitialize | Rescale | Set | Blend) -> None:
     if isinstance(edit, (Rescale, Set, Blend)):
         _check_values(tensors, edit)
         return

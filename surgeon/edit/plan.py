@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 
-from surgeon.coupling.graph import ChannelGroup, Part, Scaling
+from surgeon.coupling.graph import ChannelGroup, Member, Part, Scaling
 
 PIECE = 2**16
 """Entries that are worked on at once: a plan may name a good part of a network's weights."""
@@ -123,7 +124,58 @@ class Blend:
     share: float
 
 
-Edit = Reorder | Mix | Reinitialize | Rescale | Set | Blend
+@dataclass(frozen=True, eq=False)
+class Width:
+    """Another number of channels for a group: what is kept stays in its order, and what is added comes last.
+
+    Attributes:
+        group: the channels.
+        keep: LongTensor `[k]`, the channels that stay, ascending.
+        add: how many new ones come behind them, at least 0; `k + add` is at least 1.
+    """
+
+    group: ChannelGroup
+    keep: torch.Tensor
+    add: int
+
+    @property
+    def size(self) -> int:
+        """The number of channels afterwards."""
+        return self.keep.numel() + self.add
+
+    @cached_property
+    def dropped(self) -> torch.Tensor:
+        """The channels that go, LongTensor, ascending."""
+        stays = torch.zeros(self.group.size, dtype=torch.bool).index_fill_(0, self.keep.cpu(), True)
+        return (~stays).nonzero().flatten()
+
+
+@dataclass(frozen=True, eq=False)
+class Resize:
+    """Groups get other widths, all at once, since groups on one axis shift each other; the only edit of its plan.
+
+    The function is that of the network in which nothing reads the dropped channels: new channels start as their layers
+    do, BatchNorm at γ=1, β=0, μ=0, σ²=1, and are read by weights of zero.
+
+    Attributes:
+        widths: of every group that changes, once.
+        seed: seed of the new values.
+    """
+
+    widths: tuple[Width, ...]
+    seed: int
+
+    @cached_property
+    def by_tensor(self) -> Mapping[str, tuple[tuple[Width, Member], ...]]:
+        """What happens to every tensor that changes, by state-dict key."""
+        found: dict[str, list[tuple[Width, Member]]] = {}
+        for width in self.widths:
+            for member in width.group.members:
+                found.setdefault(member.tensor, []).append((width, member))
+        return {key: tuple(pairs) for key, pairs in found.items()}
+
+
+Edit = Reorder | Mix | Reinitialize | Rescale | Set | Blend | Resize
 
 
 @dataclass(frozen=True)
@@ -188,6 +240,8 @@ def changes(edit: Edit) -> tuple[Change, ...]:
     if isinstance(edit, Blend):
         size = edit.other.shape[0] if edit.other.dim() else 1
         return (Change(edit.tensor, 0, None, torch.arange(size), size, "blended with the partner's"),)
+    if isinstance(edit, Resize):
+        return tuple(_resized(width, member) for width in edit.widths for member in width.group.members)
     channels = edit.permutation if isinstance(edit, Reorder) else edit.channels
     result = []
     for member in edit.group.members:
@@ -217,6 +271,15 @@ def _scaled(part: Part, factors: torch.Tensor) -> Change:
     positions = torch.nonzero((part.scale >= 0) & (factors[part.scale] != 1)).flatten()
     what = "divided by the factors" if part.divided else "multiplied by the factors"
     return Change(part.tensor, part.dim, part.rows, positions, positions.numel(), what)
+
+
+def _resized(width: Width, member: Member) -> Change:
+    """Return what another width does to one tensor axis; the positions are those that go."""
+    dropped = width.dropped
+    counts = ((dropped.numel(), "removed"), (width.add, "added"))
+    what = ", ".join(f"{count} {word}" for count, word in counts if count) or "unchanged"
+    positions = member.positions[dropped].flatten()
+    return Change(member.tensor, member.dim, member.rows, positions, dropped.numel() + width.add, what)
 
 
 def _words(edit: Reorder | Mix | Reinitialize, *, consumer: bool) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surgeon.coupling.graph import ChannelGroup, Member, Norm, Part, Role, Scaling, Writer
 from surgeon.edit.mix import foldable
-from surgeon.edit.plan import Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Set
+from surgeon.edit.plan import Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Resize, Set
 from surgeon.edit.plan_file import KINDS, VERSION
 from surgeon.edit.untrusted import LARGEST, Node, parse
 from surgeon.errors import PlanError
@@ -281,4 +281,5 @@ def _places(edit: Edit) -> int:
         return edit.count
     if isinstance(edit, Blend):
         return edit.other.numel()
+    assert not isinstance(edit, Resize), "no file holds such an edit"
     return sum(member.positions.numel() for member in edit.group.members)
