@@ -33,6 +33,7 @@ from surgeon.operate.replay import rehearse
 from surgeon.operate.several import batch_notes
 from surgeon.operate.start import Start, open_raw_images, open_start, random_partner, start_notes
 from surgeon.progress import Track
+from surgeon.structure import structure_of
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,11 @@ def _partner(job: Job, model: nn.Module) -> tuple[nn.Module | None, dict[str, st
             f"The partner does not fit the network. {error.problem}",
             "Give a checkpoint of the same architecture, with the same classes.",
         ) from error
+    if structure_of(partner) != structure_of(model):
+        raise PlanError(
+            f"The partner {job.partner} has layers of other sizes than the network, or other cross-attention.",
+            "Give a checkpoint of a network that was resized in the same way.",
+        )
     return partner, {"path": str(job.partner), "sha256": checkpoint.sha256}, checkpoint.notes
 
 

@@ -60,6 +60,8 @@ class Record:
         tuning: the options of fine-tuning; empty where there was none.
         arch: the network's architecture, where it is known.
         arch_arguments: what it is built with, such as the number of classes, where that is not its own default.
+        resized: whether its layers have other sizes than the architecture's, or cross-attention: only `surgeon.load`
+            builds it from its file then.
         checkpoint: path and SHA-256 of the input; empty for a network without a file.
         output: path of the result, or None.
         data: what the images were: their `kind`, which is `images`, `exemplars` or `random`, their name, and for
@@ -84,6 +86,7 @@ class Record:
     tuning: Mapping[str, Any] = field(default_factory=dict)
     arch: str | None = None
     arch_arguments: Mapping[str, Any] = field(default_factory=dict)
+    resized: bool = False
     checkpoint: Mapping[str, str] = field(default_factory=dict)
     output: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from surgeon.errors import ArchitectureError, DataError, OptionError
 from surgeon.operate.inputs import num_outputs
 from surgeon.operate.job import Job
 from surgeon.operate.partner import SEED_SHIFT
+from surgeon.structure import structure_of
 from surgeon.tuning.generators import derived_seed, seeded
 
 
@@ -84,6 +85,11 @@ def open_start(job: Job) -> Start:
     model, checkpoint = open_checkpoint(job.checkpoint, job.arch, job.weights)
     if job.init == "checkpoint":
         return Start(model, checkpoint, notes=(*checkpoint.notes, *_precision_notes(checkpoint, model)))
+    if structure_of(model):
+        raise OptionError(
+            f"The layers of {job.checkpoint} were resized, and random weights are only drawn for networks as built.",
+            "Leave --init random out, or give --arch and no CHECKPOINT.",
+        )
     fresh = _fresh(vars(model)["surgeon_architecture"], job.seed)
     return Start(fresh, checkpoint, model, notes=checkpoint.notes)
 

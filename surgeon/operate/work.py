@@ -21,6 +21,7 @@ from surgeon.operate.record import Record, Stage, StageName
 from surgeon.operate.stages import Figures, Gauge
 from surgeon.operate.task import Task
 from surgeon.progress import Track
+from surgeon.structure import structure_of
 from surgeon.tuning import BetweenEpochs, EpochRecord, Held, Score, Sparsity, Tuned, TuningConfig, tune
 
 OnStage = Callable[[Stage], None]
@@ -220,6 +221,7 @@ def make_record(
         tuning=dataclasses.asdict(work.tuning) if work.train is not None and work.tuning.epochs else {},
         arch=None if architecture is None else str(architecture),
         arch_arguments={} if architecture is None else dict(architecture.arguments),
+        resized=bool(structure_of(work.model)),
         partner=partner or {},
         device=str(work.accelerator.device),
         notes=(*notes, *course.changes),

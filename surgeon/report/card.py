@@ -59,7 +59,7 @@ def card(record: Mapping[str, Any]) -> str:
 
 def _front_matter(record: Mapping[str, Any]) -> str:
     content: dict[str, Any] = {}
-    if is_timm(record["arch"]):
+    if is_timm(record["arch"]) and not record.get("resized"):
         content["library_name"] = "timm"
     scores = _scores(record)
     content["tags"] = ["surgeon", str(record["method"]), *(["image-classification"] if scores else [])]
@@ -223,7 +223,7 @@ def _use(record: Mapping[str, Any]) -> str:
     if names_file(arch):
         # A file of code is not run on a checkpoint's word.
         lines = ["import surgeon", f"model = surgeon.load({file!r}, arch={_architecture(record)!r})"]
-    if is_timm(record["arch"]):
+    if is_timm(record["arch"]) and not record.get("resized"):
         arguments = "".join(f", {name}={value!r}" for name, value in record.get("arch_arguments", {}).items())
         call = f"model = timm.create_model({record['arch']!r}{arguments}, checkpoint_path={file!r})"
         lines += ["", "# or", "import timm", call]

@@ -311,3 +311,13 @@ def test_the_hub_reads_the_front_matter() -> None:
         ("image-classification", "digits", 75.13),
         ("image-classification", "digits", 95.0),
     ]
+
+
+def test_a_card_does_not_send_a_resized_network_to_timm() -> None:
+    stock = card(RECORD)
+    resized = card(with_(resized=True))
+    assert "timm.create_model" in stock
+    assert "library_name: timm" in stock
+    assert "timm.create_model" not in resized
+    assert "library_name" not in resized
+    assert "surgeon.load(" in resized
