@@ -1,6 +1,7 @@
 """Files of resized networks: written, built again from the file alone, and refused where they ask for nonsense."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,9 @@ def test_another_architecture_is_refused(file: Path) -> None:
         surgeon.load(file, "test_convnext")
 
 
-def test_nothing_is_allocated_for_what_the_arguments_ask(file: Path, tmp_path: Path) -> None:
+def test_nothing_is_allocated_for_what_the_arguments_ask(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The structure makes a huge network small, which is never made as it is built."""
     model = timm.create_model(NAME, num_classes=10)
     # 2,000,000 classes of 256 features take 2 GB; the structure and the file give the classifier ten.
@@ -132,7 +135,18 @@ def test_nothing_is_allocated_for_what_the_arguments_ask(file: Path, tmp_path: P
     with pytest.raises(CheckpointError, match="which the network's arguments give 2000000 channels"):
         surgeon.load(path)
     path = rewritten(path, tmp_path / "c.safetensors", {"architecture_args": json.dumps({"num_classes": 2**16})})
-    assert surgeon.load(path).fc.weight.shape[0] == 10
+    without: dict[str, tuple[bool, torch.Size]] = {}
+    builder = sys.modules["surgeon.checkpoint.build"]
+    give = builder._give_memory
+
+    def look(model: nn.Module) -> None:
+        without.update({name: (tensor.is_meta, tensor.shape) for name, tensor in model.named_parameters()})
+        give(model)
+
+    monkeypatch.setattr(builder, "_give_memory", look)
+    loaded = surgeon.load(path)
+    assert without == {name: (True, tensor.shape) for name, tensor in loaded.named_parameters()}
+    assert loaded.fc.weight.shape[0] == 10
 
 
 def test_a_structure_too_long_for_a_header_is_not_written(tmp_path: Path) -> None:

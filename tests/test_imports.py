@@ -109,7 +109,11 @@ HEAVY = ("torch", "timm", "torchvision", "accelerate", "matplotlib", "sklearn", 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([name, "--help"] for name in ("apply", "finetune", "compare", "diff", "report"))],
+    [
+        ["--help"],
+        ["--version"],
+        *([name, "--help"] for name in ("apply", "finetune", "compare", "diff", "convert", "report")),
+    ],
 )
 def test_help_imports_no_heavy_library(arguments: list[str]) -> None:
     script = (

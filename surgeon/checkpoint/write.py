@@ -87,7 +87,7 @@ def write_tensors(
             f"{path} has the suffix {path.suffix or '(none)'}, and tensors are written as safetensors.",
             f"Give a name that ends in {SAFETENSORS_SUFFIX}.",
         )
-    with _replacing(path, overwrite) as file:
+    with replacing(path, overwrite) as file:
         _write_ordered(file, safetensors.torch.save(_separate_tensors(tensors), dict(metadata)))
 
 
@@ -106,7 +106,7 @@ def write_bytes(path: str | Path, content: bytes, overwrite: bool = False) -> No
     Raises:
         OutputError: the path exists and `overwrite` is false, or it cannot be written.
     """
-    with _replacing(Path(path), overwrite) as file:
+    with replacing(Path(path), overwrite) as file:
         file.write(content)
 
 
@@ -141,8 +141,12 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
-    """A file beside the path, which takes its place once everything is on the disk."""
+def replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
+    """A file beside the path, which takes its place once everything is on the disk; not so where an error is raised.
+
+    Raises:
+        OutputError: the path exists and `overwrite` is false, or it cannot be written.
+    """
     refuse_existing(path, overwrite)
     temporary = path.with_name(f"{_mark(path)}{secrets.token_hex(8)}.tmp")
     try:

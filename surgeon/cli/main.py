@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": "Show which tensor axes carry the same channels, and what is frozen and why.",
     "verify": "Prove the channel groups of a network by permuting them.",
     "diff": "Show in which tensors and channels two checkpoints differ, and whether one is the other reordered.",
+    "convert": "Write a checkpoint's network as ONNX or as a program of torch.export, and prove it the same.",
     "evaluate": "Measure a checkpoint's top-1, top-5 and loss.",
     "methods": "List the methods, or show one method's options.",
 }
