@@ -164,6 +164,7 @@ def _update(run: Run) -> None:
     wrapped = run.accelerator.scaler is not None or run.accelerator.device.type == "xla"
     optimizer = run.optimizer if wrapped else run.optimizer.optimizer
     optimizer.step()
+    run.sparsity.after_update()
     run.held.after_update(run.module)
     optimizer.zero_grad()
     run.updates += 1

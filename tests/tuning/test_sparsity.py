@@ -46,6 +46,36 @@ def test_an_update_moves_every_scale_towards_zero_by_the_rate_times_the_coeffici
     assert model.other.tolist() == [2.0]
 
 
+def test_a_scale_stops_at_zero_and_leaves_it_only_for_the_loss() -> None:
+    model, sparsity = Scaled(), Sparsity({"scale"})
+    sparsity.coefficient = 0.25
+    with torch.no_grad():
+        model.scale.copy_(torch.tensor([0.1, -0.1, 0.0]))
+    # The loss alone would move them up by 0, up by 0.05 and up by 0.1 (its gradient is below the coefficient).
+    optimizer = torch.optim.SGD([model.scale], lr=0.5, momentum=0.9)
+    model.scale.grad = torch.tensor([0.0, -0.1, -0.2])
+    sparsity.before_update(model)
+    assert torch.allclose(model.scale.grad, torch.tensor([0.25, -0.35, 0.0]))
+    optimizer.step()
+    sparsity.after_update()
+    assert model.scale.tolist() == [0.0, 0.0, 0.0]
+    # Momentum alone carries nothing away; a gradient above the coefficient does: 0.5 · (0.45 - 0.25) = 0.1.
+    model.scale.grad = torch.tensor([0.0, 0.25, -0.45])
+    sparsity.before_update(model)
+    optimizer.step()
+    sparsity.after_update()
+    assert torch.allclose(model.scale.detach(), torch.tensor([0.0, 0.0, 0.1]))
+
+
+def test_without_a_penalty_scales_cross_zero() -> None:
+    model, sparsity = Scaled(), Sparsity({"scale"})
+    model.scale.grad = torch.tensor([5.0, 0.0, 0.0])
+    sparsity.before_update(model)
+    torch.optim.SGD([model.scale], lr=1.0).step()
+    sparsity.after_update()
+    assert model.scale.tolist() == [-3.0, -0.5, 0.0]
+
+
 def test_a_coefficient_of_zero_changes_nothing(accelerator) -> None:
     one, other = network(), network()
     config = TuningConfig(epochs=2, lr=0.05)
