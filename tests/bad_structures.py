@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from surgeon.checkpoint.architecture import Architecture
+from surgeon.checkpoint.structure_header import LONGEST_TEXT
 from surgeon.structure import CrossSets, Structure, rebuild
 
 NAME = "test_resnet"
@@ -68,7 +69,7 @@ def bad_structures(text: str) -> Iterator[tuple[str, str, str]]:
     yield "a number", "1", "does not consist of"
     yield "deep", "[" * 100_000, "is not JSON"
     yield "deep inside", text[:-1] + ',"more":' + '{"a":' * 100_000 + "1" + "}" * 100_001, "is not JSON"
-    yield "long", text + " " * 2**22, "characters"
+    yield "long", text + " " * LONGEST_TEXT, "characters"
     yield "a long number", widths(conv, {"out_channels": 0}).replace(": 0", ": " + "9" * 5000), "is not JSON"
     yield "twice", text[:-1] + ',"version":1}', "occurs twice"
     yield "other names", _changed(text, "more", to=1), "does not consist of"

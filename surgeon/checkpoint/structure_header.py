@@ -17,7 +17,7 @@ Without it those would load a network with cross-attention as one with plain con
 """
 
 VERSION = 1
-LONGEST_TEXT = 2**22
+LONGEST_TEXT = 2**21
 """Characters of JSON: parsed, they may take twenty times the memory."""
 
 LARGEST = 2**31 - 1

@@ -60,6 +60,8 @@ def summary(found: Diff) -> list[str]:
     for what, names in (("A", found.found.only_in_first), ("B", found.found.only_in_second)):
         if names:
             sentences.append(f"{counted(len(names), 'tensor')} in {what} alone: {listed(names)}.")
+    if found.structures_differ:
+        sentences.append("By their headers the layers of A and B have other sizes, or other cross-attention.")
     if found.first.architecture != found.second.architecture:
         sentences.append(
             f"The architecture of A is {_architecture(found.first)}, that of B {_architecture(found.second)}."

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from surgeon.checkpoint import Checkpoint, build, find_architecture, read
 from surgeon.checkpoint.state_dict import common_prefix
+from surgeon.checkpoint.structure_header import STRUCTURE_KEY
 from surgeon.coupling.graph import ChannelGroup
 from surgeon.edit.chance import beats_chance, without_assigned
 from surgeon.edit.matching import Matching, match, same_values
@@ -107,8 +108,13 @@ class Diff:
 
     @property
     def same(self) -> bool:
-        """Whether both have the same tensors with the same values."""
-        return self.found.same
+        """Whether both have the same tensors with the same values, in the same network as far as the headers tell."""
+        return self.found.same and not self.structures_differ
+
+    @property
+    def structures_differ(self) -> bool:
+        """Whether the headers give layers other sizes, or other cross-attention, which has no tensors of its own."""
+        return any(entry.name == STRUCTURE_KEY for entry in self.metadata)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON types."""

@@ -1,6 +1,7 @@
 """`surgeon diff`: what it says of two files, in words and as JSON, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import surgeon
 from surgeon.checkpoint.architecture import Architecture
+from surgeon.structure import CrossSets, Structure, rebuild
 
 TRACED = (1, 3, 32, 32)
 
@@ -39,6 +41,20 @@ def shuffle(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(1)
     for group in surgeon.trace(model, torch.zeros(TRACED)).groups:
         surgeon.permute(model, group, torch.randperm(group.size, generator=generator))
+
+
+def test_cross_attention_makes_another_network_of_the_same_tensors(
+    first: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def attending(model: nn.Module) -> None:
+        rebuild(model, Structure({}, {"layer4.0.conv2": CrossSets((1,), (2,))}))
+
+    second = edited(first, attending)
+    text = told(monkeypatch, capsys, first, second, "--exit-code", code=1)
+    assert re.search(r"None of \d+ tensors that both hold in the same shape differs in its values\.", text)
+    assert "By their headers the layers of A and B have other sizes, or other cross-attention." in text
+    third = edited(second, lambda model: None, "c.safetensors")
+    assert "B holds the same tensors as A" in told(monkeypatch, capsys, second, third, "--exit-code")
 
 
 def change(model: nn.Module) -> None:
