@@ -55,7 +55,7 @@ def command(
     count = _count(batch)
     from surgeon.cli import render
     from surgeon.data import image_size
-    from surgeon.operate.convert import SUFFIXES, Kind, check_conversion, convert
+    from surgeon.operate.convert import LITTLE, SUFFIXES, Kind, check_conversion, convert
 
     kind: Kind = "onnx" if as_onnx else "full"
     path = checkpoint.with_suffix(SUFFIXES[kind]) if output is None else output
@@ -66,10 +66,12 @@ def command(
     if as_json:
         render.echo(json.dumps({**dataclasses.asdict(done), "path": str(done.path)}, indent=2))
         return
-    sizes = " and ".join(map(str, done.tried))
+    sizes = " and ".join(str(size) for size in dict.fromkeys(done.tried))
     taken = "any number of images" if done.batch is None else f"{done.batch} image(s)"
     render.say(f"It takes {taken} of {' × '.join(map(str, done.size))} at once, normalized as the network's are.")
     render.say(f"Its answers differ from the network's by {done.difference:.1e} of their length (batches of {sizes}).")
+    if done.spread <= LITTLE:
+        render.say("That proves little: the network answers nearly the same to any random images.")
     render.echo(str(done.path))
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -33,6 +33,9 @@ REMEDY = "Rewrite the part of the network whose shapes or branches depend on the
 TRIED_BATCHES = (1, 3)
 """Sizes of the batches that a program of any batch is tried with: not those of the example it was made with."""
 
+LITTLE = 1e-3
+"""Relative L2 distance of the answers to two images below which a comparison proves little."""
+
 LARGEST_ONNX = 2**31 - 2**24
 """Bytes of weights: an ONNX file, which is one message of Protocol Buffers, is smaller than 2 GiB."""
 
@@ -47,6 +50,8 @@ class Conversion:
         batch: images that it takes at once; None for any number.
         size: channels, height and width of an image.
         difference: the largest relative L2 distance of its answers to the network's, on random images.
+        spread: the relative L2 distance of the network's own answers to two random images; where that is no more than
+            rounding, equal answers prove little.
         tried: sizes of the batches that it was tried with.
         bytes: of the file.
     """
@@ -56,6 +61,7 @@ class Conversion:
     batch: int | None
     size: tuple[int, ...]
     difference: float
+    spread: float
     tried: tuple[int, ...]
     bytes: int
 
@@ -115,11 +121,11 @@ def convert(
     check_input(model, torch.zeros(1, *size))
     program = _program(model, torch.zeros(batch or 2, *size), batch)
     write, open_again = {"onnx": (_write_onnx, _onnx_answers), "full": (_write_full, _full_answers)}[kind]
-    tried = TRIED_BATCHES if batch is None else (batch,)
+    tried = TRIED_BATCHES if batch is None else (batch, batch)
     with replacing(path, overwrite) as file:
         write(program, file)
         file.flush()
-        difference = _largest_difference(model, open_again(Path(file.name)), size, tried)
+        difference, spread = _tried(model, open_again(Path(file.name)), size, tried)
         if not difference <= TOLERANCE:
             raise OutputError(
                 f"The converted network's answers differ from the network's by {difference:.1e} of their length, more "
@@ -127,7 +133,7 @@ def convert(
                 "Try the other format (--onnx or --full), or another version of torch.",
             )
         length = Path(file.name).stat().st_size
-    return Conversion(path, kind, batch, tuple(size), difference, tried, length)
+    return Conversion(path, kind, batch, tuple(size), difference, spread, tried, length)
 
 
 def _program(model: nn.Module, example: Tensor, batch: int | None) -> ExportedProgram:
@@ -208,21 +214,28 @@ def _onnx_answers(path: Path) -> Answers:
     return lambda images: [torch.from_numpy(answer) for answer in session.run(None, {INPUT: images.numpy()})]
 
 
-def _largest_difference(model: nn.Module, answers: Answers, size: Sequence[int], batches: tuple[int, ...]) -> float:
-    """Return the largest relative L2 distance of answers to random images from the network's own."""
+def _tried(model: nn.Module, answers: Answers, size: Sequence[int], batches: tuple[int, ...]) -> tuple[float, float]:
+    """Return how far answers to random images are from the network's own at most, and those from each other."""
     generator = torch.Generator().manual_seed(0)
-    largest = 0.0
+    firsts, largest = [], 0.0
     for count in batches:
         images = torch.randn(count, *size, generator=generator)
         with torch.no_grad():
             own = _tensors(model(images))
         others = answers(images)
+        firsts.append([tensor[:1] for tensor in own])
         if [tensor.shape for tensor in own] != [tensor.shape for tensor in others]:
-            return float("inf")
-        for one, other in zip(own, others, strict=True):
-            distance = (one.double() - other.double()).norm() / one.double().norm().clamp_min(1e-30)
-            # NaN is larger than anything, whichever side it comes from.
-            largest = max(largest, distance.nan_to_num(nan=float("inf")).item())
+            return inf, 0.0
+        largest = max(largest, _distance(own, others))
+    return largest, _distance(firsts[0], firsts[-1])
+
+
+def _distance(own: list[Tensor], others: list[Tensor]) -> float:
+    """Return the largest relative L2 distance of tensors of the same shapes; infinite where it is no number."""
+    largest = 0.0
+    for one, other in zip(own, others, strict=True):
+        distance = (one.double() - other.double()).norm() / one.double().norm().clamp_min(1e-30)
+        largest = max(largest, distance.nan_to_num(nan=inf).item())
     return largest
 
 

@@ -94,7 +94,8 @@ def test_torch_alone_loads_the_program(
 
 def test_a_program_has_no_pickles_and_tells_nothing_of_folders(file: Path, tmp_path: Path) -> None:
     done = convert(surgeon.load(file, TWO), tmp_path / "a.pt2", "full", SIZE, batch=2)
-    assert (done.batch, done.tried) == (2, (2,))
+    assert (done.batch, done.tried) == (2, (2, 2))
+    assert done.spread > 1e-3
     with zipfile.ZipFile(done.path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     configured = next(value for name, value in content.items() if name.endswith("model_weights_config.json"))
@@ -187,8 +188,22 @@ def test_the_difference_by_hand() -> None:
         def forward(self, given: Tensor) -> Tensor:
             return model(images)
 
-    found = converting._largest_difference(Fixed(), lambda given: [torch.tensor([[3.0, 4.5]])], (1, 1, 2), (1,))
-    assert found == pytest.approx(0.1)
+    found = converting._tried(Fixed(), lambda given: [torch.tensor([[3.0, 4.5]])], (1, 1, 2), (1, 1))
+    assert found == (pytest.approx(0.1), 0)
+
+
+def test_answers_that_hardly_depend_on_the_images_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_network()
+    for weight, words in ((1.0, False), (1e-6, True)):
+        with torch.no_grad():
+            model.head.weight.fill_(weight)
+            model.head.bias.fill_(1)
+        surgeon.save(tmp_path / "a.safetensors", model, overwrite=True)
+        given = ["--full", "--arch", TWO, "--input-size", "1,8,8", "--overwrite"]
+        assert call(monkeypatch, "convert", tmp_path / "a.safetensors", *given) == 0
+        assert ("proves little" in capsys.readouterr().err) is words
 
 
 @pytest.mark.parametrize(
