@@ -8,6 +8,7 @@ from torch import nn
 from surgeon.checkpoint.architecture import find_architecture
 from surgeon.checkpoint.build import build
 from surgeon.checkpoint.fit import fit
+from surgeon.checkpoint.precision import remember_types
 from surgeon.checkpoint.read import Checkpoint, read
 
 
@@ -22,6 +23,7 @@ def load(path: str | Path, arch: str | None = None, weights: str | None = None) 
 
     Returns:
         The network on the CPU, in float32 and evaluation mode; its attribute `surgeon_architecture` says what it is.
+        What the file has in another type, such as float16, `save` writes back in that type.
 
     Raises:
         CheckpointError: the file cannot be read, or does not fit the network.
@@ -40,4 +42,5 @@ def open_checkpoint(
     checkpoint = read(path, weights)
     model = build(find_architecture(checkpoint, arch), checkpoint)
     fit(model, checkpoint)
+    remember_types(model, checkpoint.tensors)
     return model.eval(), checkpoint

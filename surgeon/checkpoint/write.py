@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from surgeon.checkpoint.architecture import HEADER_ARGUMENTS_KEY, HEADER_KEY, Architecture
 from surgeon.checkpoint.display import shown
+from surgeon.checkpoint.precision import Types, in_types, stored_types
 from surgeon.checkpoint.safetensors_file import LENGTH_BYTES
 from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY, to_text
@@ -34,6 +35,7 @@ def save(
     *,
     architecture: Architecture | None = None,
     metadata: Mapping[str, str] | None = None,
+    types: Types | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a network's state dict as .safetensors, with its architecture in the header, and the sizes of its layers.
@@ -46,11 +48,13 @@ def save(
         model: any network; where tensors share memory, each is written.
         architecture: what the header says; by default the network's attribute `surgeon_architecture`, if it has one.
         metadata: further entries of the header.
+        types: by state-dict key, the types in which tensors are written that are not written in their own; by default
+            those in which the file had them that `load` took the network from.
         overwrite: replace a file that exists.
 
     Raises:
-        OutputError: the path exists, is not for .safetensors or cannot be written, or the state dict holds more than
-            tensors.
+        OutputError: the path exists, is not for .safetensors or cannot be written, the state dict holds more than
+            tensors, or values that are too large for the type in which they are to be written.
     """
     architecture = architecture or getattr(model, "surgeon_architecture", None)
     tensors, structure = model.state_dict(), structure_of(model)
@@ -60,6 +64,7 @@ def save(
                 f"{name} of the network is no tensor, and {path} would lack it.",
                 "Give a network whose state dict holds tensors only.",
             )
+    tensors = in_types(tensors, stored_types(model) if types is None else types)
     described = _metadata(architecture, metadata or {})
     if structure:
         described[STRUCTURE_KEY] = to_text(structure)

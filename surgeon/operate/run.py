@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from surgeon.checkpoint import refuse_existing, save, write_text
+from surgeon.checkpoint.precision import fitting_types
 from surgeon.edit.plan import Plan
 from surgeon.errors import OptionError, PlanError
 from surgeon.operate.apply import apply
@@ -184,6 +185,10 @@ def _run(
     own_notes = record.notes
     remarks = [f"The best epoch was {epoch + 1}; its weights are in {job.best}." for epoch, _ in best]
     remarks += _loss_of_accuracy(job, record) + _answers_lost(record)
+    types: dict[str, torch.dtype] = {}
+    if not job.record_only:
+        types, too_large = fitting_types(model, [model.state_dict(), *(state for _, state in best)])
+        remarks += too_large
     record = dataclasses.replace(
         record,
         checkpoint=opened.source,
@@ -194,7 +199,7 @@ def _run(
         notes=(*record.notes, *opened.notes, *filter(None, [uncompiled]), *remarks),
     )
     if is_main():
-        _write(job, model, record, [state for _, state in best], say)
+        _write(job, model, record, [state for _, state in best], types, say)
     # Until the files are there, or the main process has failed to write them.
     accelerator.wait_for_everyone()
     for remark in (*own_notes, *remarks):
@@ -240,7 +245,14 @@ def _answers_lost(record: Record) -> list[str]:
     ]
 
 
-def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, torch.Tensor]], say: Say) -> None:
+def _write(
+    job: Job,
+    model: nn.Module,
+    record: Record,
+    best: Sequence[dict[str, torch.Tensor]],
+    types: Mapping[str, torch.dtype],
+    say: Say,
+) -> None:
     core = {key: value for key, value in record.to_dict().items() if key not in ("edits", "epochs", "skipped")}
     header = {"surgeon": json.dumps(core, default=str)}
     model.to("cpu")
@@ -250,11 +262,11 @@ def _write(job: Job, model: nn.Module, record: Record, best: Sequence[dict[str, 
     if job.states is not None:
         job.states.announce(*outputs)
     if not job.record_only:
-        save(job.result, model, metadata=header, overwrite=job.may_replace(job.result))
+        save(job.result, model, metadata=header, types=types, overwrite=job.may_replace(job.result))
     write_text(job.record, record.to_json(), job.may_replace(job.record))
     for state in best:
         model.load_state_dict(state)
-        save(job.best, model, metadata=header, overwrite=job.may_replace(job.best))
+        save(job.best, model, metadata=header, types=types, overwrite=job.may_replace(job.best))
     if not best:
         # Permitted by --overwrite: weights of an earlier run must not stand beside this one's result.
         job.best.unlink(missing_ok=True)

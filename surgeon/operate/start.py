@@ -11,6 +11,7 @@ from torch import nn
 from surgeon.checkpoint import Architecture, Checkpoint, build, open_checkpoint
 from surgeon.checkpoint.architecture import parse_architecture
 from surgeon.checkpoint.code_file import NUM_CLASSES
+from surgeon.checkpoint.precision import in_words
 from surgeon.data import ImageData
 from surgeon.errors import ArchitectureError, DataError, OptionError
 from surgeon.operate.inputs import num_outputs
@@ -145,17 +146,13 @@ def _fresh(architecture: Architecture, *seeds: int) -> nn.Module:
 
 
 def _precision_notes(checkpoint: Checkpoint, model: nn.Module) -> list[str]:
-    """Return a note where the result's weights are not of the file's type.
-
-    They stay as they were computed: the record's figures are theirs, and rounding them again could overflow.
-    """
-    stored, own = (
-        {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.is_floating_point()}
-        for tensors in (checkpoint.tensors, model.state_dict())
-    )
-    if stored <= own:
+    """Return a note where the network computes in another type than the file has its weights in."""
+    stored = [tensor.dtype for tensor in checkpoint.tensors.values() if tensor.is_floating_point()]
+    own = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
+    if set(stored) <= own:
         return []
+    computed = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in own))
     return [
-        f"{checkpoint.path} stores weights in {' and '.join(sorted(stored - own))}; they are computed with and written "
-        f"in {' and '.join(sorted(own))}, which loads into a network of either."
+        f"{checkpoint.path} stores weights in {in_words(stored)}; they are computed with in {computed}, which all "
+        "figures are of, and a result is written in the file's own types."
     ]

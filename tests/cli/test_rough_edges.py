@@ -181,12 +181,14 @@ def test_half_precision_is_announced_and_the_result_loads_into_either(
     torch.save(small_network().to(dtype).state_dict(), path)
     assert call(monkeypatch, "apply", path, *SOFM, "--data", "digits", *SMALL, "--json") == 0
     shown = capsys.readouterr()
-    sentence = f"stores weights in {str(dtype).removeprefix('torch.')}; they are computed with and written in float32"
+    name = str(dtype).removeprefix("torch.")
+    sentence = "they are computed with in float32, which all figures are of, and a result is written in the file's own"
+    assert f"stores weights in {name} (" in shown.err
     assert sentence in shown.err
     assert any(sentence in note for note in json.loads(shown.out)["notes"])
     output = tmp_path / "test_resnet-sofm.safetensors"
     with safe_open(output, "pt") as file:
-        assert file.get_tensor("conv1.0.weight").dtype == torch.float32
+        assert file.get_tensor("conv1.0.weight").dtype == dtype
     state = surgeon.load(output).state_dict()
     for stock in (small_network(), small_network().to(dtype)):
         timm.models.load_checkpoint(stock, str(output))

@@ -1,0 +1,110 @@
+"""The types in which a file stores its numbers: they are computed with in the network's own, and written back."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from surgeon.checkpoint.display import listed
+from surgeon.checkpoint.state_dict import common_prefix
+from surgeon.errors import OutputError
+
+ATTRIBUTE = "surgeon_types"
+"""A network's attribute: by state-dict key, in which type the file had what is computed with in another."""
+
+Types = Mapping[str, torch.dtype]
+
+
+def remember_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Note in which types the file had the floating-point tensors of a network.
+
+    Args:
+        model: has been loaded from them; gets the attribute.
+        tensors: as `read` returned them.
+    """
+    state = model.state_dict()
+    start = len(common_prefix(state.keys()))
+    found = {name: tensors[name[start:]] for name in state if name[start:] in tensors}
+    # Into the dictionary, since nn.Module declares that it takes nothing but tensors and modules as attributes.
+    vars(model)[ATTRIBUTE] = {
+        name: tensor.dtype
+        for name, tensor in found.items()
+        if tensor.is_floating_point() and state[name].is_floating_point() and tensor.dtype != state[name].dtype
+    }
+
+
+def stored_types(model: nn.Module) -> dict[str, torch.dtype]:
+    """Return in which types a network's tensors are to be written, by state-dict key, where these are not their own.
+
+    What was cast since it was loaded is written as it was cast.
+    """
+    state, loaded_as = model.state_dict(), torch.get_default_dtype()
+    known: Types = vars(model).get(ATTRIBUTE, {})
+    return {name: dtype for name, dtype in known.items() if name in state and state[name].dtype == loaded_as}
+
+
+def too_large(state: Mapping[str, Tensor], types: Types) -> list[str]:
+    """Return the names of the tensors with values beyond the largest of the type in which they would be written."""
+    return [name for name, dtype in types.items() if name in state and not _holds(state[name], dtype)]
+
+
+def in_types(state: Mapping[str, Tensor], types: Types) -> dict[str, Tensor]:
+    """Return the tensors in the types in which they are written.
+
+    Args:
+        state: by name.
+        types: by name, for those that are not written in their own type.
+
+    Raises:
+        OutputError: values are too large for their type.
+    """
+    names = too_large(state, types)
+    if names:
+        kinds = _kinds(types[name] for name in names)
+        raise OutputError(
+            f"Values of {listed(names)} are too large for {kinds}, which the file had them in.",
+            "Pass types={} to write everything in the network's own type.",
+        )
+    return {name: tensor.to(types[name]) if name in types else tensor for name, tensor in state.items()}
+
+
+def fitting_types(model: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, torch.dtype], list[str]]:
+    """Return the types in which a network's weights are written, and a note on what is too large for the file's own.
+
+    That stays in the type that it is computed with: a result that took hours is not lost over it.
+
+    Args:
+        model: the network.
+        states: its state dict, and others of its that are to be written in the same types.
+    """
+    types = stored_types(model)
+    large = {name for state in states for name in too_large(state, types)}
+    if not large:
+        return types, []
+    fitting = {name: dtype for name, dtype in types.items() if name not in large}
+    kinds = _kinds(types[name] for name in large)
+    verbs = "is written in the type that it is" if len(large) == 1 else "are written in the type that they are"
+    return fitting, [f"{listed(sorted(large))} {verbs} computed with: some values are too large for {kinds}."]
+
+
+def in_words(dtypes: list[torch.dtype]) -> str:
+    """Return types with the number of tensors in each: `float16 (12 tensors) and float32 (1 tensor)`."""
+    counts = Counter(dtypes)
+    return " and ".join(
+        f"{name} ({counts[dtype]} tensor{'' if counts[dtype] == 1 else 's'})"
+        for name, dtype in sorted((_name(dtype), dtype) for dtype in counts)
+    )
+
+
+def _kinds(dtypes: Iterable[torch.dtype]) -> str:
+    return " and ".join(sorted({_name(dtype) for dtype in dtypes}))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _holds(tensor: Tensor, dtype: torch.dtype) -> bool:
+    # Not by what the conversion makes of them: some types of eight bits have no infinity, and end at their largest.
+    return not tensor.numel() or max(map(abs, map(float, tensor.aminmax()))) <= torch.finfo(dtype).max

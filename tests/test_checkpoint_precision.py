@@ -1,0 +1,119 @@
+"""What a file stores in another type than it is computed with is written back in the file's, and never as infinity."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from operate.small_jobs import ARCH, make_job, run
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from two_stages import make_network
+
+import surgeon
+from surgeon.checkpoint.precision import in_words
+from surgeon.errors import OutputError
+
+MIXED = {"one.0.weight": torch.float16, "one.0.bias": torch.bfloat16, "two.1.running_var": torch.float64}
+"""By state-dict key of the network of two stages; the rest of the file is in float32."""
+
+
+def types_of(tensors: dict[str, Tensor]) -> dict[str, torch.dtype]:
+    return {name: tensor.dtype for name, tensor in tensors.items()}
+
+
+def stored(path: Path, types: dict[str, torch.dtype] | torch.dtype) -> dict[str, Tensor]:
+    """Write the network of two stages in these types, and return what was written."""
+    given = types if isinstance(types, dict) else dict.fromkeys(make_network().state_dict(), types)
+    state = make_network().state_dict()
+    tensors = {
+        name: value.to(given.get(name, value.dtype)) if value.is_floating_point() else value
+        for name, value in state.items()
+    }
+    save_file(tensors, path)
+    return tensors
+
+
+@pytest.mark.parametrize(
+    "types", [torch.float16, torch.bfloat16, torch.float64, MIXED], ids=["float16", "bfloat16", "float64", "mixed"]
+)
+def test_what_is_loaded_and_saved_is_the_same_bits_in_the_same_types(
+    tmp_path: Path, types: dict[str, torch.dtype] | torch.dtype
+) -> None:
+    before = stored(tmp_path / "a.safetensors", types)
+    model = surgeon.load(tmp_path / "a.safetensors", ARCH)
+    assert all(value.dtype == torch.float32 for value in model.parameters())
+    surgeon.save(tmp_path / "b.safetensors", model)
+    after = load_file(tmp_path / "b.safetensors")
+    assert types_of(after) == types_of(before)
+    assert all(torch.equal(after[name].float(), before[name].float()) for name in before)
+
+
+def test_what_was_cast_since_is_written_as_it_was_cast_and_what_is_asked_for_goes_first(tmp_path: Path) -> None:
+    stored(tmp_path / "a.safetensors", torch.float16)
+    model = surgeon.load(tmp_path / "a.safetensors", ARCH)
+    surgeon.save(tmp_path / "wide.safetensors", model, types={})
+    assert load_file(tmp_path / "wide.safetensors")["one.0.weight"].dtype == torch.float32
+    surgeon.save(tmp_path / "double.safetensors", model.double())
+    assert load_file(tmp_path / "double.safetensors")["one.0.weight"].dtype == torch.float64
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(torch.float16, 65504.0), (torch.float8_e4m3fn, 448.0)])
+def test_values_too_large_for_the_files_type_are_refused_by_name(
+    tmp_path: Path, dtype: torch.dtype, largest: float
+) -> None:
+    stored(tmp_path / "a.safetensors", dtype)
+    model = surgeon.load(tmp_path / "a.safetensors", ARCH)
+    with torch.no_grad():
+        model.head.bias[1] = -largest
+    surgeon.save(tmp_path / "fits.safetensors", model)
+    assert load_file(tmp_path / "fits.safetensors")["head.bias"][1].float() == -largest
+    with torch.no_grad():
+        model.head.bias[1] = -1.1 * largest
+    with pytest.raises(OutputError, match=r"Values of head.bias are too large for float") as caught:
+        surgeon.save(tmp_path / "b.safetensors", model)
+    assert "types={}" in caught.value.remedy
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_an_operation_is_done_in_float32_and_written_in_the_types_of_the_file(tmp_path: Path) -> None:
+    before = stored(tmp_path / "a.safetensors", MIXED)
+    job = make_job(
+        tmp_path / "a.safetensors", method="reinit", init="checkpoint", layers=("two.0",), images=None, epochs=0,
+        output=tmp_path / "b.safetensors", seed=0,
+    )  # fmt: skip
+    record = run(job)
+    after = load_file(tmp_path / "b.safetensors")
+    assert types_of(after) == types_of(before)
+    edited = {edit["tensor"] for edit in record.edits}
+    assert edited == {"two.0.weight", "two.0.bias", *(f"two.1.{name}" for name in ("weight", "bias"))} | {
+        "two.1.running_mean", "two.1.running_var",
+    }  # fmt: skip
+    assert all(torch.equal(after[name], before[name]) for name in before if name not in edited)
+    assert not torch.equal(after["two.0.weight"], before["two.0.weight"])
+    counts = "bfloat16 (1 tensor) and float16 (1 tensor) and float32 (11 tensors) and float64 (1 tensor)"
+    assert any(f"stores weights in {counts}" in note for note in record.notes)
+
+
+def test_what_outgrows_the_files_type_is_kept_as_it_was_computed_and_reported(tmp_path: Path) -> None:
+    before = stored(tmp_path / "a.safetensors", torch.float16)
+    job = make_job(
+        tmp_path / "a.safetensors", method="channel-regeneration", init="checkpoint", layers=("two",), images=None,
+        epochs=0, output=tmp_path / "b.safetensors", options={"threshold": 7e4}, seed=0,
+    )  # fmt: skip
+    said: list[str] = []
+    record = run(job, say=said.append)
+    after = load_file(tmp_path / "b.safetensors")
+    assert types_of(after) == types_of(before) | {"two.1.weight": torch.float32}
+    assert (after["two.1.weight"] == 7e4).all()
+    sentence = "two.1.weight is written in the type that it is computed with: some values are too large for float16."
+    assert sentence in record.notes
+    assert sentence in said
+
+
+def test_types_are_counted() -> None:
+    assert in_words([torch.float16, torch.float32, torch.float16]) == "float16 (2 tensors) and float32 (1 tensor)"
+
+
+def test_a_network_that_came_from_no_file_is_written_as_it_is(tmp_path: Path) -> None:
+    surgeon.save(tmp_path / "a.safetensors", nn.Linear(2, 2).half())
+    assert types_of(load_file(tmp_path / "a.safetensors")) == {"weight": torch.float16, "bias": torch.float16}
