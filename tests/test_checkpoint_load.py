@@ -369,6 +369,15 @@ def test_weights_that_are_not_finite_are_refused_by_name(bad: float, dtype: torc
     assert "0.weight" not in problem
 
 
+def test_variances_below_zero_are_refused_by_name() -> None:
+    tensors = dict(_small().state_dict())
+    tensors["1.running_mean"] = torch.tensor([-1.0, -2.0])
+    tensors["1.running_var"] = torch.tensor([0.0, -1e-9])
+    assert "has running variances below zero in 1.running_var." in _refusal(_small(), tensors)
+    tensors["1.running_var"] = torch.tensor([0.0, 1e-9])
+    fit(_small(), _checkpoint(tensors))
+
+
 def test_float64_beyond_float32_is_refused() -> None:
     tensors = dict(_small().state_dict())
     tensors["0.bias"] = torch.tensor([1.0, 1e300], dtype=torch.float64)

@@ -10,6 +10,7 @@ from surgeon.checkpoint.display import LISTED, listed, shown
 from surgeon.checkpoint.read import Checkpoint
 from surgeon.checkpoint.state_dict import common_prefix
 from surgeon.errors import CheckpointError
+from surgeon.sound import statistics
 
 # BatchNorm counts its batches since torch 0.4.1 only, and no forward pass with a momentum reads the count.
 COUNTER = "num_batches_tracked"
@@ -34,7 +35,8 @@ def fit(model: nn.Module, checkpoint: Checkpoint) -> None:
         checkpoint: what `read` returned. Batch counters of normalization layers may be missing.
 
     Raises:
-        CheckpointError: tensors are missing, surplus, misshapen or of another kind of number, or hold NaN or infinity.
+        CheckpointError: tensors are missing, surplus, misshapen or of another kind of number, or hold NaN or infinity,
+            or variances are below zero.
     """
     state = model.state_dict()
     check_fit(state, checkpoint, str(getattr(model, "surgeon_architecture", type(model).__name__)))
@@ -45,6 +47,7 @@ def fit(model: nn.Module, checkpoint: Checkpoint) -> None:
         if not _is_spoilt_counter(name, tensor)
     }  # fmt: skip
     _check_finite(tensors, state, checkpoint)
+    _check_variances(tensors, model, checkpoint)
     model.load_state_dict(tensors, strict=False)
 
 
@@ -99,6 +102,16 @@ def _check_finite(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], ch
         raise CheckpointError(
             f"{checkpoint.path} has NaN or infinite values in {listed(bad)}.",
             "Take a checkpoint from before the training diverged.",
+        )
+
+
+def _check_variances(tensors: Mapping[str, Tensor], model: nn.Module, checkpoint: Checkpoint) -> None:
+    kept = [name for name, _ in statistics(model) if name.endswith("running_var") and name in tensors]
+    bad = [name for name in kept if bool((tensors[name].float() < 0).any())]
+    if bad:
+        raise CheckpointError(
+            f"{checkpoint.path} has running variances below zero in {listed(bad)}.",
+            "Take a checkpoint from before they were spoilt, or measure its BatchNorm statistics anew.",
         )
 
 

@@ -14,6 +14,7 @@ from surgeon.measure.batches import Batches
 from surgeon.modes import kept_modes
 from surgeon.processes import add_up, count, own_count, shared, synchronized_batch_norm
 from surgeon.progress import Track, count_images, no_progress
+from surgeon.sound import is_finite, statistics
 
 
 def recalibrate(
@@ -39,7 +40,7 @@ def recalibrate(
         fixed: BatchNorm layers that keep their statistics, and normalize by them meanwhile.
 
     Raises:
-        DataError: no batch has two images; the statistics are unchanged.
+        DataError: no batch has two images, or they give statistics that are not finite; the statistics are unchanged.
     """
     tracking = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     layers = [module for module in tracking if module not in set(fixed)]
@@ -52,13 +53,15 @@ def recalibrate(
     if first is None:
         raise DataError(
             "There is no batch of two or more images to recalibrate BatchNorm on.",
-            "Give more images or a larger batch size.",
+            "Give more images or a larger batch size, or leave the statistics as they are with --no-recalibrate "
+            "(recalibrate=False in Python).",
         )
     before = {layer: {key: tensor.clone() for key, tensor in layer.state_dict().items()} for layer in tracking}
     kept = {layer: state for layer, state in before.items() if layer not in set(layers)}
     with kept_modes(model), _keep_momenta(tracking), synchronized_batch_norm(model):
         weighted = _weighted(itertools.chain([first], images), model, layers, kept)
         update_bn(weighted, model, device=torch.device(device))
+    _check_statistics(model, layers, before)
     used = 0
     for layer in layers:
         if layer.num_batches_tracked:
@@ -67,6 +70,23 @@ def recalibrate(
             # An auxiliary head does not run in evaluation mode, and its statistics were only reset.
             layer.load_state_dict(before[layer])
     return used
+
+
+def _check_statistics(
+    model: nn.Module, layers: list[_BatchNorm], before: Mapping[_BatchNorm, Mapping[str, Tensor]]
+) -> None:
+    """Put everything back and refuse the images where they have given statistics that are no numbers."""
+    own = {id(tensor) for layer in layers for tensor in (layer.running_mean, layer.running_var)}
+    bad = [name for name, tensor in statistics(model) if id(tensor) in own and not is_finite(tensor)]
+    if not bad:
+        return
+    for layer in layers:
+        layer.load_state_dict(before[layer])
+    raise DataError(
+        f"The images give running statistics that are no finite numbers, in '{bad[0]}' first.",
+        "Check the images' normalization and the size of the weights, or leave the statistics as they are with "
+        "--no-recalibrate (recalibrate=False in Python).",
+    )
 
 
 def _weighted(

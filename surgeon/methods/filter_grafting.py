@@ -25,6 +25,8 @@ from surgeon.methods.base import Inputs, Method, option
 from surgeon.methods.ranges import check_every
 
 NAME = "filter-grafting"
+MOST_BINS = 2**16
+"""Few weights fall into each of more, and their counts take memory."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class FilterGraftingConfig:
             raise OptionError(f"The option a of {NAME} is {self.a}.", "Give a number above 0 and up to 1.")
         if not 0 < self.c < math.inf:
             raise OptionError(f"The option c of {NAME} is {self.c}.", "Give a number above 0.")
-        if self.bins < 2:
-            raise OptionError(f"The option bins of {NAME} is {self.bins}.", "Give a whole number of at least 2.")
+        if not 2 <= self.bins <= MOST_BINS:
+            raise OptionError(
+                f"The option bins of {NAME} is {self.bins}.", f"Give a whole number of at least 2, at most {MOST_BINS}."
+            )
         check_every(NAME, self.every)
 
 

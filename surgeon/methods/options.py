@@ -64,7 +64,7 @@ def _as(hint: Any, value: Any) -> tuple[bool, Any]:
     if hint in (int, float) and isinstance(value, (str, int, float)):
         try:
             number = hint(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return False, None
         return isinstance(value, str) or number == value, number
     return hint is str and isinstance(value, str), value

@@ -27,6 +27,7 @@ from surgeon.operate.position import Position, keep_operation, restored_position
 from surgeon.operate.record import Record
 from surgeon.operate.replay import replayed
 from surgeon.operate.several import placed
+from surgeon.operate.soundness import check_sound
 from surgeon.operate.sparsifying import Sparsifying, sparsifying
 from surgeon.operate.task import InputsOf, Task
 from surgeon.operate.work import (
@@ -155,6 +156,9 @@ def apply(
     settings = dataclasses.replace(tuning or TuningConfig(), epochs=epochs, seed=seed)
     accelerator = accelerator or make_accelerator(settings.mixed_precision, accumulate=settings.accumulate)
     settings = dataclasses.replace(settings, accumulate=accumulation(accelerator, settings.accumulate))
+    check_sound(model)
+    if partner is not None:
+        check_sound(partner, "partner")
     graph = graph or trace(model, example_input)
     plans = rounds(chosen, graph, layers) if plan is None else (plan.targets,)
     placed(model, accelerator)

@@ -17,6 +17,7 @@ from surgeon.operate.inputs import Batches, Say
 from surgeon.operate.keeping import course_state, epochs_over, open_keeper, restored_course, taken
 from surgeon.operate.record import Record
 from surgeon.operate.several import placed
+from surgeon.operate.soundness import check_sound
 from surgeon.operate.task import Task
 from surgeon.operate.work import (
     OnBest,
@@ -110,6 +111,7 @@ def finetune(
     settings = dataclasses.replace(tuning or TuningConfig(), epochs=epochs, seed=seed)
     if epochs < 1:
         raise OptionError("No epoch of fine-tuning is asked for.", "Ask for at least one.")
+    check_sound(model)
     accelerator = accelerator or make_accelerator(settings.mixed_precision, accumulate=settings.accumulate)
     settings = dataclasses.replace(settings, accumulate=accumulation(accelerator, settings.accumulate))
     teaching = find_teacher(placed(model, accelerator), teacher)

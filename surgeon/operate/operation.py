@@ -15,6 +15,7 @@ from surgeon.operate.partner import Partner
 from surgeon.operate.phases import Phases
 from surgeon.operate.recalibration import recalibrated
 from surgeon.operate.several import agreed
+from surgeon.operate.soundness import check_operated
 from surgeon.operate.sparsifying import Sparsifying
 from surgeon.operate.work import Round, Work, finish
 from surgeon.tuning import BetweenEpochs, Held, Sparsity
@@ -102,6 +103,7 @@ def _carry_out(operation: Operation, one: Round, seed: int, progress: float) -> 
         # Planned before either is edited, so that both are mixed with what the other was.
         partner.plan(one.targets, seed, progress)
     execute(subject.model, made)
+    check_operated(subject.model, subject.method.name)
     if partner is not None:
         partner.settle()
     return made

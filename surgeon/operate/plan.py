@@ -15,6 +15,7 @@ from surgeon.methods import make_config
 from surgeon.operate.course import Course, left_alone, round_seed
 from surgeon.operate.inputs import Batches, Say, Subject, find_method, measured_inputs, rounds
 from surgeon.operate.several import agreed
+from surgeon.operate.soundness import check_sound
 from surgeon.progress import Track, no_progress
 
 
@@ -56,11 +57,13 @@ def plan(
         LayerError: a pattern matches nothing, or only frozen channels.
         TraceError: the network cannot be traced.
         DataError: the method needs images and there are none, or their labels do not fit.
+        CheckpointError: weights or running statistics are NaN or infinite, or variances below zero.
         PlanError: the partner's tensors do not fit.
         MemoryShortageError: memory ran out.
     """
     chosen = find_method(method)
     config = make_config(chosen, options)
+    check_sound(model)
     graph = graph or trace(model, example_input)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     subject = Subject(model, chosen, config, graph, data, device, track, say, frozen)

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from surgeon.errors import OptionError
+from surgeon.errors import DataError, OptionError
 from surgeon.tuning.mixing import Mixing
 from surgeon.tuning.outputs import split_outputs
 
 # Szegedy et al., Going Deeper with Convolutions, 2015, section 5.
 AUXILIARY_WEIGHT = 0.3
+
+LABELS = "Give images whose labels count the network's classes from 0."
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -64,12 +66,14 @@ class Objective:
 
         Raises:
             OptionError: the teacher knows another number of classes than the network.
+            DataError: a label is no class of the network's; on an accelerator, where looking takes long, torch's error.
         """
         images, labels = batch
         shares = None
         if self.mixing is not None:
             images, shares = self.mixing(images)
         logits, auxiliary = split_outputs(model(images))
+        _check_labels(labels, logits.shape[1])
         targets = labels if shares is None else shares @ functional.one_hot(labels, logits.shape[1]).to(shares)
         loss = self._cross_entropy(logits, targets)
         for other in auxiliary:
@@ -92,3 +96,8 @@ class Objective:
                 "Give a teacher trained on the same classes.",
             )
         return answer
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if labels.device.type == "cpu" and bool(((labels < 0) | (labels >= classes)).any()):
+        raise DataError(f"The network has {classes} classes, and a label of an image is none of them.", LABELS)

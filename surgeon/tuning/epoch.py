@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from surgeon.errors import OptionError
+from surgeon.errors import DataError, OptionError
 from surgeon.processes import add_up, count, is_uneven, synchronized_batch_norm
 from surgeon.progress import Training
 from surgeon.tuning.batches import images_in
@@ -139,7 +139,7 @@ def _step(run: Run, batch: Any, number: int) -> Tensor:
     accelerator, optimizer, clip_grad = run.accelerator, run.optimizer, run.config.clip_grad
     with accelerator.accumulate(run.model):
         with accelerator.autocast():
-            loss = run.objective(run.model, batch)
+            loss = _loss(run, batch)
         _check_scalar(loss)
         weighted = loss * _share_of_mean(run, batch) if is_uneven(run.train_loader, number) else loss
         accelerator.backward(weighted, create_graph=getattr(optimizer.optimizer, "is_second_order", False))
@@ -155,6 +155,18 @@ def _step(run: Run, batch: Any, number: int) -> Tensor:
                 accelerator.clip_grad_norm_(run.model.parameters(), clip_grad)
             _update(run)
     return loss.detach()
+
+
+def _loss(run: Run, batch: Any) -> Tensor:
+    try:
+        return run.objective(run.model, batch)
+    except ValueError as error:
+        if images_in(batch) > 1:
+            raise
+        raise DataError(
+            f"A batch of a single image cannot be learnt from: {error}.",
+            "Choose a batch size that leaves no image alone.",
+        ) from error
 
 
 def _update(run: Run) -> None:

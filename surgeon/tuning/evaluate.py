@@ -16,6 +16,7 @@ from surgeon.errors import DataError, OptionError
 from surgeon.modes import kept_modes
 from surgeon.processes import add_up, own_count
 from surgeon.progress import Track, count_images, no_progress
+from surgeon.tuning.distill import LABELS
 from surgeon.tuning.loaders import own_loader, whole_loader
 from surgeon.tuning.outputs import split_outputs
 from surgeon.tuning.sharding import check_enough, on_device
@@ -60,11 +61,11 @@ def evaluate(
         track: called around the loader, to show progress.
 
     Raises:
-        DataError: the loader holds no image.
+        DataError: the loader holds no image, or a label is no class of the network's.
         ArchitectureError: the network does not return one row of logits an image.
     """
     start = time.perf_counter()
-    counts = torch.zeros(3, dtype=torch.int64, device=accelerator.device)
+    counts = torch.zeros(4, dtype=torch.int64, device=accelerator.device)
     loss = torch.zeros((), device=accelerator.device)
     own = own_loader(loader, accelerator, even=False)
     with inference(model, accelerator) as network:
@@ -72,12 +73,16 @@ def evaluate(
         for images, labels in track(own, "evaluating", own_count(count_images(loader))):
             with accelerator.autocast():
                 answer, _ = split_outputs(network(images))
-            first, first_five, losses = _scores_of_images(answer.float(), labels)
-            counts += torch.stack([first.sum(), first_five.sum(), torch.ones_like(labels).sum()])
+            # Without a class of its own an image is counted, and refused at the end: looking now makes the host wait.
+            known = (labels >= 0) & (labels < answer.shape[1])
+            first, first_five, losses = _scores_of_images(answer.float(), labels.where(known, 0))
+            counts += torch.stack([first.sum(), first_five.sum(), torch.ones_like(labels).sum(), (~known).sum()])
             loss += losses.sum()
-    top1, top5, images_seen = add_up(counts).tolist()
+    top1, top5, images_seen, unknown = add_up(counts).tolist()
     if images_seen == 0:
         raise DataError("There is no image to evaluate on.", "Give a data set with validation images.")
+    if unknown:
+        raise DataError(f"{unknown} of {images_seen} images have a label that is no class of the network's.", LABELS)
     return Scores(
         top1=100 * top1 / images_seen,
         top5=100 * top5 / images_seen,

@@ -31,7 +31,7 @@ from surgeon.tuning.records import EpochRecord, Score, Tuned, epoch_record
 from surgeon.tuning.run import BatchLoss, BetweenEpochs, Epoch, Run, prepare
 from surgeon.tuning.sharding import on_device
 from surgeon.tuning.sparsity import Sparsity
-from surgeon.tuning.state import Saving, State, restore
+from surgeon.tuning.state import Saving, State, check_weights, restore
 
 OnEpoch = Callable[[EpochRecord], None]
 
@@ -222,6 +222,7 @@ def _score(run: Run, score: Score, epoch: Epoch, trained: tuple[float, int]) -> 
 
 def _keep(run: Run, record: EpochRecord, rank: float, saving: Saving | None) -> None:
     if saving is None:
+        check_weights(run)
         run.keep(record, rank)
         return
     with deferred_signals(count() == 1) as own:

@@ -13,6 +13,7 @@ from surgeon.errors import CheckpointError, DivergenceError
 from surgeon.memory import is_shortage
 from surgeon.processes import add_up, everyones, index
 from surgeon.processes.division import is_divided, local
+from surgeon.sound import statistics
 from surgeon.tuning.config import CHANGEABLE
 from surgeon.tuning.generators import generator_states, set_generators
 from surgeon.tuning.moments import moments, restore_moments
@@ -53,9 +54,9 @@ class Saving:
             epoch: how far the present epoch has come; None between epochs.
 
         Raises:
-            DivergenceError: a weight is NaN or infinite.
+            DivergenceError: a weight or a running statistic is NaN or infinite.
         """
-        _check_weights(run)
+        check_weights(run)
         self.write(run_state(run, epoch))
 
 
@@ -179,15 +180,21 @@ def _drop_less(run: Run) -> str:
     )
 
 
-def _check_weights(run: Run) -> None:
+def check_weights(run: Run) -> None:
+    """Stop a run whose network is spoilt.
+
+    Raises:
+        DivergenceError: a weight or a running statistic is NaN or infinite.
+    """
     weights = [local(parameter.detach()) for parameter in run.module.parameters() if parameter.requires_grad]
+    weights += [local(tensor) for _, tensor in statistics(run.module)]
     spoilt = (~torch.stack([weight.isfinite().all() for weight in weights])).sum()
     if is_divided(run.module):
         # Each process sees a part, and all of them stop together.
         add_up(spoilt)
     if bool(spoilt):
         raise DivergenceError(
-            f"A weight became NaN or infinite after {run.updates} updates.",
+            f"A weight or a running statistic became NaN or infinite after {run.updates} updates.",
             f"Lower the learning rate (it is {run.lr:g}, and was {run.config.lr:g} at first), or clip the gradient.",
         )
 

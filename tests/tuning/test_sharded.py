@@ -57,7 +57,7 @@ def test_a_run_that_is_taken_up_ends_as_if_it_had_not_stopped(both, place: str) 
 
 
 def test_a_nan_in_one_part_stops_all_processes(both) -> None:
-    assert all(own["spoilt"].startswith("A weight became NaN or infinite") for own in both)
+    assert all(own["spoilt"].startswith("A weight or a running statistic became NaN or infinite") for own in both)
 
 
 def test_what_cannot_be_divided_is_refused(both) -> None:
