@@ -2,13 +2,13 @@
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from surgeon.checkpoint.display import shown
 from surgeon.cli.render import percent, print_whole
 from surgeon.operate.comparison import Comparison, Row
 from surgeon.operate.paired import LEVEL, Difference, Spread
+from surgeon.printable import printable
 
 NOTHING = "–"
 
@@ -21,17 +21,17 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             _print(console, f"{shown(row.name)}: {row.verdict}")
         for reason in dict.fromkeys(row.failed.values()):
             seeds = ", ".join(str(seed) for seed, other in row.failed.items() if other == reason)
-            _print(console, f"{shown(row.name)} failed (seed {seeds}): {_line(reason)}")
-    _print(console, _line(comparison.verdict))
+            _print(console, f"{shown(row.name)} failed (seed {seeds}): {printable(reason)}")
+    _print(console, printable(comparison.verdict))
     for note in comparison.notes:
-        _print(console, _line(note))
+        _print(console, printable(note))
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return the figures as a table: mean ± standard deviation over the seeds."""
     asked = f"epochs: {comparison.epochs}, seeds: {', '.join(map(str, comparison.seeds))}"
     table = Table(
-        title=escape(f"{shown(comparison.arch)} on {shown(comparison.data['name'])}, {asked}"),
+        title=f"{shown(comparison.arch)} on {shown(comparison.data['name'])}, {asked}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -40,7 +40,7 @@ def comparison_table(comparison: Comparison) -> Table:
     for heading in ("top-1 %", "top-5 %", f"top-1 − control ({100 * LEVEL:.0f} %)", "drift", "seconds", "images"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in comparison.rows:
-        table.add_row(escape(shown(row.name)), *_cells(row))
+        table.add_row(shown(row.name), *_cells(row))
     return table
 
 
@@ -70,10 +70,5 @@ def _mean(one: Spread, digits: int) -> str:
     return NOTHING if one.mean is None else f"{one.mean:,.{digits}f}"
 
 
-def _line(text: str) -> str:
-    """Return a sentence with names from files in it as one line of printable characters, however long."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
 def _print(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, highlight=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 from surgeon.checkpoint.display import listed, shown
@@ -30,7 +29,7 @@ def show(found: Diff) -> None:
         table.add_column("channels", justify="right")
         table.add_column("moved", justify="right")
         for group in permutation.groups:
-            table.add_row(escape(shown(group.group)), f"{group.size:,}", f"{group.moved:,}")
+            table.add_row(shown(group.group), f"{group.size:,}", f"{group.moved:,}")
         print_whole(table, OUT)
         _tensors("Tensors that differ after reordering", permutation.tensors)
     else:
@@ -106,7 +105,7 @@ def _architecture(file: File) -> str:
 
 
 def _line(text: str) -> None:
-    OUT.print(text, highlight=False, markup=False, soft_wrap=True)
+    OUT.print(text, highlight=False, soft_wrap=True)
 
 
 def _tensors(title: str, tensors: Sequence[TensorDifference]) -> None:
@@ -120,12 +119,12 @@ def _tensors(title: str, tensors: Sequence[TensorDifference]) -> None:
     table.add_column("where", overflow="fold")
     for tensor in tensors:
         table.add_row(
-            escape(shown(tensor.name)),
+            shown(tensor.name),
             "×".join(map(str, tensor.shape)) or NOTHING,
             _number(tensor.relative),
             _number(tensor.largest),
             f"{tensor.values:,}" + (f"\n({tensor.not_finite:,} not finite)" if tensor.not_finite else ""),
-            escape("\n".join(_where(tensor))),
+            "\n".join(_where(tensor)),
         )
     print_whole(table, OUT)
 
@@ -158,5 +157,5 @@ def _sides(title: str, sides: Sequence[Sides]) -> None:
     for heading in ("", "A", "B"):
         table.add_column(heading, overflow="fold")
     for one in sides:
-        table.add_row(*(escape(shown(text)) or NOTHING for text in (one.name, one.first, one.second)))
+        table.add_row(*(shown(text) or NOTHING for text in (one.name, one.first, one.second)))
     print_whole(table, OUT)

@@ -7,6 +7,7 @@ import click
 
 from surgeon.cli.network import network
 from surgeon.cli.options import CHECKPOINT, arch_option, example_images, json_option, layers_option, weights_option
+from surgeon.cli.voice import echo
 from surgeon.errors import OptionError
 
 
@@ -58,10 +59,10 @@ def command(
         return
     chosen = find_targets(graph, layers) if layers else None
     if as_json:
-        click.echo(json.dumps(describe.to_json(graph, chosen), indent=2))
+        echo(json.dumps(describe.to_json(graph, chosen), indent=2))
     elif as_dot:
-        click.echo(describe.to_dot(graph, chosen))
+        echo(describe.to_dot(graph, chosen))
     elif as_svg:
-        click.echo(describe.to_svg(graph, chosen))
+        echo(describe.to_svg(graph, chosen))
     else:
-        click.echo(describe.tree(graph, chosen))
+        echo(describe.tree(graph, chosen))

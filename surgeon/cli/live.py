@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from surgeon.cli.render import epoch_line, epoch_scores
+from surgeon.printable import printable
 from surgeon.processes import count, is_main
 from surgeon.progress import Training
 from surgeon.tuning import EpochRecord
@@ -47,6 +48,10 @@ class _Pass:
         return 0 if self.training is None else self.training.done
 
 
+def _text(form: str) -> TextColumn:
+    return TextColumn(form, markup=False)
+
+
 class View:
     """Shows how a run goes, from the main process alone.
 
@@ -76,10 +81,10 @@ class View:
             return
         one = _Pass(description, total_images, training, self._clock())
         self._note_start(one)
-        columns = (TextColumn("{task.description:>12}"), BarColumn(), TextColumn("{task.fields[figures]}"))
+        columns = (_text("{task.description:>12}"), BarColumn(), _text("{task.fields[figures]}"))
         live = self._console.is_terminal
         with Progress(*columns, console=self._console, transient=True, disable=not live) as bar:
-            task = bar.add_task(description, total=total_images, figures="")
+            task = bar.add_task(printable(description), total=total_images, figures="")
             shown = one.start
             for batch in batches:
                 yield batch
@@ -89,11 +94,11 @@ class View:
                 if now - shown < self._seconds:
                     continue
                 shown = now
-                figures = "  ".join(self._figures(one, now))
+                figures = printable("  ".join(self._figures(one, now)))
                 if live:
                     bar.update(task, figures=figures, refresh=True)
                 else:
-                    self._console.print(f"{description:>12}  {figures}", highlight=False, markup=False, soft_wrap=True)
+                    self._console.print(f"{description:>12}  {figures}", highlight=False, soft_wrap=True)
 
     def epoch(self, record: EpochRecord) -> None:
         """Print one finished epoch of fine-tuning, and go on showing its scores."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from surgeon import __version__
 from surgeon.cli import voice
 from surgeon.errors import SurgeonError
 from surgeon.memory import named_shortage
+from surgeon.printable import printable_lines
 
 COMMANDS = {
     "apply": "Reorganize or revive channels of a checkpoint, fine-tune it, and write the result.",
@@ -83,8 +85,9 @@ def _run() -> int:
         click.echo(error.format_message())
         return error.exit_code
     except click.ClickException as error:
-        if voice.fails_first():
-            error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        _complain(shown.getvalue().rstrip("\n"))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         _complain("\nInterrupted. Input and earlier outputs are untouched.")
@@ -102,7 +105,7 @@ def _run() -> int:
 
 def _complain(text: str) -> None:
     if voice.fails_first():
-        click.echo(text, err=True)
+        click.echo(printable_lines(text), err=True)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from surgeon.cli import voice
+from surgeon.cli.screen import Screen
 from surgeon.cli.voice import is_main
 from surgeon.data.synthetic import NOTES as SYNTHETIC
 from surgeon.edit.plan import Plan
@@ -22,19 +23,19 @@ MOST_REMARKS = 5
 WIDEST = 1000
 """Characters of a line that no table exceeds."""
 
-ERR = Console(stderr=True, quiet=not is_main())
-OUT = Console()
+ERR = Screen(stderr=True, quiet=not is_main())
+OUT = Screen()
 
 
 def say(text: str) -> None:
     """Print a line for the reader."""
-    ERR.print(text, highlight=False, markup=False, soft_wrap=True)
+    ERR.print(text, highlight=False, soft_wrap=True)
 
 
 def print_whole(table: Table, console: Console) -> None:
     """Print a table as wide as it is: a narrower screen breaks the lines, where rich would cut the numbers."""
     needed = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
-    Console(file=console.file, width=max(console.width, needed)).print(table)
+    Screen(file=console.file, width=max(console.width, needed)).print(table)
 
 
 def percent(value: float | None) -> str:
@@ -76,24 +77,22 @@ def record_table(record: Record, *, to_stderr: bool) -> None:
     console = ERR if to_stderr else OUT
     console.print(table)
     if record.data and record.data["kind"] != "images":
-        console.print(SYNTHETIC[record.data["kind"]], highlight=False, markup=False, soft_wrap=True)
+        console.print(SYNTHETIC[record.data["kind"]], highlight=False, soft_wrap=True)
     figures_lines(console, record.figures)
     for sentence in record.skipped[:MOST_REMARKS]:
-        console.print(f"left alone: {sentence}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"left alone: {sentence}", highlight=False, soft_wrap=True)
     if len(record.skipped) > MOST_REMARKS:
         rest = len(record.skipped) - MOST_REMARKS
-        console.print(
-            f"… and {rest} more remarks on what was left alone, in the record.", highlight=False, markup=False
-        )
+        console.print(f"… and {rest} more remarks on what was left alone, in the record.", highlight=False)
 
 
 def figures_lines(console: Console, figures: Mapping[str, Any]) -> None:
     """Print a method's own numbers, the first of them where there are many."""
     for name, numbers in list(figures.items())[:MOST_REMARKS]:
         shown = ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in numbers.items())
-        console.print(f"{name}: {shown}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{name}: {shown}", highlight=False, soft_wrap=True)
     if len(figures) > MOST_REMARKS:
-        console.print(f"… and {len(figures) - MOST_REMARKS} more.", highlight=False, markup=False)
+        console.print(f"… and {len(figures) - MOST_REMARKS} more.", highlight=False)
 
 
 def _targets(names: Sequence[str]) -> str:
@@ -113,9 +112,9 @@ def plan_table(plan: Plan) -> None:
     OUT.print(table)
     for group, figures in plan.figures.items():
         shown = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in figures.items())
-        OUT.print(f"{group}: {shown}", highlight=False, markup=False, soft_wrap=True)
+        OUT.print(f"{group}: {shown}", highlight=False, soft_wrap=True)
     for sentence in plan.skipped:
-        OUT.print(f"left alone: {sentence}", highlight=False, markup=False, soft_wrap=True)
+        OUT.print(f"left alone: {sentence}", highlight=False, soft_wrap=True)
 
 
 def _short(value: Any) -> str:
@@ -133,12 +132,12 @@ def method_table(methods: Sequence[Method]) -> None:
         needs = "a partner" if method.needs_partner else images
         table.add_row(method.name, needs, method.summary)
     OUT.print(table)
-    OUT.print("`surgeon methods NAME` shows its paper and its options.", highlight=False, markup=False)
+    OUT.print("`surgeon methods NAME` shows its paper and its options.", highlight=False)
 
 
 def option_table(method: Method) -> None:
     """Print one method's options with defaults and the paper's values."""
-    OUT.print(f"{method.name}: {method.summary}\n{method.paper}", highlight=False, markup=False)
+    OUT.print(f"{method.name}: {method.summary}\n{method.paper}", highlight=False)
     table = Table(show_lines=True)
     for heading in ("--set", "type", "default", "paper", "meaning"):
         table.add_column(heading, overflow="fold")
@@ -151,7 +150,7 @@ def option_table(method: Method) -> None:
 
 def echo(text: str) -> None:
     """Print a result to stdout as it is."""
-    click.echo(text)
+    voice.echo(text)
 
 
 def epoch_line(record: EpochRecord) -> None:

@@ -4,13 +4,13 @@ import dataclasses
 import json
 from collections.abc import Collection, Sequence
 
-import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from surgeon.cli.render import OUT, print_whole
+from surgeon.cli.voice import echo
 from surgeon.coupling import CouplingGraph
 from surgeon.measure.utilization import LayerUtilization, Utilization, utilization
 from surgeon.methods.base import Inputs
@@ -38,7 +38,7 @@ def show(graph: CouplingGraph, model: nn.Module, patterns: Sequence[str], *, as_
     layers = tuple(layer.name for layer in scope.layers())
     used = utilization(graph, model.state_dict(keep_vars=True))
     if as_json:
-        click.echo(utilization_json(used, layers))
+        echo(utilization_json(used, layers))
     else:
         print_utilization(used, OUT, layers)
 

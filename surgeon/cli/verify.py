@@ -9,6 +9,7 @@ import click
 
 from surgeon.cli.network import network
 from surgeon.cli.options import CHECKPOINT, arch_option, example_images, json_option, weights_option
+from surgeon.cli.voice import echo
 
 
 @click.command(name="verify")
@@ -54,7 +55,7 @@ def command(
         click.echo(f"largest relative difference of the outputs: {worst:.2e} (at most {TOLERANCE:.0e} is rounding)")
         if counter is not None:
             tensor, dim = proofs[0].counter_member or ("", 0)
-            click.echo(f"counter-proof, axis {dim} of {tensor} shifted alone: {counter:.2e}")
+            echo(f"counter-proof, axis {dim} of {tensor} shifted alone: {counter:.2e}")
         click.echo("proven" if holds else "NOT proven: the coupling graph of this network is wrong; please report it")
     if not holds:
         sys.exit(1)

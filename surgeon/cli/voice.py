@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import click
 
+from surgeon.printable import printable_lines
+
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 """Where launchers tell a process its number."""
 
@@ -21,7 +23,17 @@ def is_main() -> bool:
 def say(text: str) -> None:
     """Print a line for the reader, before anything is imported that could print it better."""
     if is_main():
-        click.echo(text, err=True)
+        click.echo(printable_lines(text), err=True)
+
+
+def echo(text: str) -> None:
+    """Print a result to stdout: to a program byte for byte, and to a terminal without what would command it."""
+    harmless = printable_lines(text)
+    if harmless == text or sys.stdout.isatty():
+        click.echo(harmless)
+    else:
+        # A file's name may be no text in any encoding, and click would take colours out of it.
+        click.echo(os.fsencode(text))
 
 
 def fails_first() -> bool:

@@ -1,6 +1,7 @@
 """The coupling graph for readers: a tree of text, JSON, Graphviz and a picture."""
 
 import colorsys
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,11 +9,14 @@ from html import escape
 from typing import Any
 
 from surgeon.coupling.graph import ChannelGroup, CouplingGraph, Member
+from surgeon.printable import printable
 
 ROW, TITLE, WIDTH, MARGIN = 20, 28, 960, 16
 READS, MODULE, WRITES = MARGIN + 12, 345, 655
 GOLDEN_ANGLE = 137.508
 FROZEN_SHOWN = 5
+GROUP = re.compile(r"g\d+")
+"""What groups are called in Graphviz's language."""
 
 
 def shown_groups(graph: CouplingGraph, layers: Sequence[str] | None = None) -> tuple[ChannelGroup, ...]:
@@ -40,7 +44,7 @@ def tree(graph: CouplingGraph, layers: Sequence[str] | None = None) -> str:
             lines += [f"    {_member(member)}" for member in group.members]
     if layers is None:
         lines += _frozen_lines(graph)
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _frozen_lines(graph: CouplingGraph) -> list[str]:
@@ -107,17 +111,19 @@ def to_dot(graph: CouplingGraph, layers: Sequence[str] | None = None) -> str:
     """Return the graph in Graphviz's language: modules write groups, groups are read by modules."""
     lines = ["digraph coupling {", "  rankdir=LR;", "  node [fontname=Helvetica];"]
     for number, group in enumerate(shown_groups(graph, layers)):
-        label = _quoted(f"{group.name}\\n{group.size} channels")
+        label = _quoted(group.name)[:-1] + f'\\n{group.size} channels"'
         lines.append(f'  g{number} [shape=ellipse, style=filled, fillcolor="{_hex(number)}", label={label}];')
         for module, reads in _edges(group):
-            name = _quoted(module)
+            # A module may be called what a group is; such a name in a name of its own.
+            name = _quoted(f"{module} (module)" if GROUP.fullmatch(module) else module)
             lines.append(f"  {name} [shape=box];")
             lines.append(f"  g{number} -> {name};" if reads else f"  {name} -> g{number};")
     return "\n".join([*dict.fromkeys(lines), "}"])
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '\\"') + '"'
+    # A backslash as well, or one at the end would go with the closing quotation mark.
+    return '"' + printable(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _edges(group: ChannelGroup) -> dict[tuple[str, bool], None]:
@@ -158,7 +164,7 @@ def to_svg(graph: CouplingGraph, layers: Sequence[str] | None = None, edited: Co
     for stage, rows in stages.items():
         height = TITLE + ROW * len(rows) + 8
         body.append(_rect(MARGIN, top, WIDTH - 2 * MARGIN, height, "#f6f6f4", 'stroke="#888" rx="6"'))
-        body.append(_text(MARGIN + 10, top + 19, stage, 'font-weight="bold"'))
+        body.append(_text(MARGIN + 10, top + 19, _short(stage, 90), 'font-weight="bold"'))
         for place, row in enumerate(rows):
             body += _row(row, top + TITLE + ROW * place, groups, edited)
         top += height + 10
@@ -199,7 +205,7 @@ def _row(row: _Row, top: int, groups: Sequence[ChannelGroup], edited: Collection
         first = numbers[0]
         more = "" if len(numbers) == 1 else f" +{len(numbers) - 1}"
         named = Counter(f"{groups[number].name} ({groups[number].size})" for number in numbers)
-        tip = escape(", ".join(name if times == 1 else f"{times} × {name}" for name, times in named.items()))
+        tip = escape(printable(", ".join(name if times == 1 else f"{times} × {name}" for name, times in named.items())))
         marked = any(groups[number] in edited for number in numbers)
         frame, sign = ('stroke="#111" stroke-width="2.5"', "✎ ") if marked else ("", "")
         parts.append(f"<g><title>{tip}</title>{_rect(left, top + 3, 14, 14, _hex(first), frame)}")
@@ -218,7 +224,7 @@ def _rect(left: float, top: float, width: float, height: float, fill: str, rest:
 
 
 def _text(left: float, top: float, text: str, rest: str = "") -> str:
-    return f'<text x="{left}" y="{top}" fill="#111" {rest}>{escape(text)}</text>'
+    return f'<text x="{left}" y="{top}" fill="#111" {rest}>{escape(printable(text))}</text>'
 
 
 def _hex(number: int) -> str:

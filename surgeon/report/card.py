@@ -12,6 +12,7 @@ from surgeon.checkpoint.architecture import names_file
 from surgeon.data.synthetic import NOTES as SYNTHETIC
 from surgeon.methods import METHODS
 from surgeon.operate.finetune import NAME as FINETUNE
+from surgeon.printable import printable, printable_lines
 from surgeon.report.base_model import base_model, is_timm
 from surgeon.report.markdown import fenced, plain, table
 
@@ -82,7 +83,10 @@ def _front_matter(record: Mapping[str, Any]) -> str:
                 ],
             }
         ]
-    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=LONGEST_LINE))
+    text = str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=LONGEST_LINE))
+    if text == printable_lines(text):
+        return text
+    return str(yaml.safe_dump(content, sort_keys=False, width=LONGEST_LINE))
 
 
 def _scores(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -235,7 +239,7 @@ def _again(record: Mapping[str, Any]) -> str:
         return ""
     command = "finetune" if record["method"] == FINETUNE else "apply"
     given = [] if _input(record) is None else [str(_input(record))]
-    line = shlex.join(["surgeon", command, *given, "--recipe", "recipe.json"])
+    line = printable(shlex.join(["surgeon", command, *given, "--recipe", "recipe.json"]))
     recipe = json.dumps(record["recipe"], indent=2, default=str)
     return (
         f"{fenced(line, 'sh')}\n\nwith this as recipe.json, or with the run's record in its place; paths in it are"

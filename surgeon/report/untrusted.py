@@ -6,6 +6,7 @@ from typing import Self
 
 from surgeon.edit.untrusted import LARGEST, Node
 from surgeon.errors import DataError
+from surgeon.printable import printable as escaped
 
 REMEDY = "Give the record that a run of surgeon wrote, as it was written."
 LONGEST_TEXT = 4000
@@ -47,8 +48,7 @@ class Entry(Node):
 def printable(text: str) -> str:
     """Return text in one line that can be printed anywhere, at most 4,000 characters."""
     shown = text[: LONGEST_TEXT + 1]
-    if not shown.isprintable():
-        shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
+    shown = escaped(shown)
     return shown if len(shown) <= LONGEST_TEXT else shown[: LONGEST_TEXT - 1] + "…"
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from surgeon.coupling import CouplingGraph, trace
 from surgeon.coupling.describe import stage_of, to_dot, to_json, to_svg, tree
 from surgeon.errors import LayerError
+from surgeon.printable import printable_lines
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -191,6 +192,44 @@ def test_names_are_escaped() -> None:
     text = "\n".join(element.text or "" for element in ElementTree.fromstring(to_svg(graph)).iter())
     assert 'a<b>&"c" (4)' in text
     assert r'"a<b>&\"c\"" -> g0;' in to_dot(graph)
+
+
+HOSTILE = [
+    "<script>alert(1)</script>", "]]>", "\x1b]0;owned\x07", "[bold]", '"|](x)', "line\nbreak", "a\u202egnp", "nul\0",
+    "g0", "back\\", 'quoted\\"', "half\udcff", "x" * 5000,
+]  # fmt: skip
+
+
+class Called(nn.Module):
+    """A convolution of any name, and a classifier."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.called = name
+        self.add_module(name, nn.Conv2d(3, 4, 1))
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self._modules[self.called](x))
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_name_of_a_layer_breaks_out(name: str) -> None:
+    plain, graph = (trace(Called(each), torch.zeros(2, 3, 4, 4)) for each in ("stem", name))
+    expected = [element.tag for element in ElementTree.fromstring(to_svg(plain)).iter()]
+    picture = to_svg(graph)
+    assert [element.tag for element in ElementTree.fromstring(picture).iter()] == expected
+    for write in (to_svg, to_dot, tree, lambda graph: json.dumps(to_json(graph), indent=2)):
+        text, own = write(graph), write(plain)
+        assert text == printable_lines(text)
+        assert text.count("\n") == own.count("\n")
+        text.encode()
+    # Outside of quotation marks nothing of a name is left, and group and module stay two nodes.
+    bare = [re.sub(r'"(?:[^"\\]|\\.)*"', '""', dot).replace('""', "") for dot in (to_dot(graph), to_dot(plain))]
+    assert bare[0] == bare[1]
+    named = {line.split(" [")[0].strip() for line in to_dot(graph).splitlines() if "shape=box" in line}
+    assert len(named) == 2
+    assert "g0" not in {each.strip('"') for each in named}
 
 
 def test_a_graph_without_groups_is_still_a_picture() -> None:

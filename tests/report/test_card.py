@@ -11,6 +11,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from surgeon.printable import printable_lines
 from surgeon.report.card import CONTROL, LICENSE, card
 from surgeon.report.markdown import fenced, plain, table
 
@@ -226,6 +227,7 @@ HOSTILE = [
     "[link](javascript:x)", "![image](http://x)", "*bold* _it_ ~~no~~ $x$", "&lt;",
     "back\\|slash", "\x1b[31m", "'\": {}",
     "a: b\n---\nlicense: mit", "\u2028x", "  indented",
+    "\x1b]0;owned\x07", "a\u202egnp.exe", "nul\0", "[bold]", '"|](x)',
 ]  # fmt: skip
 
 
@@ -238,6 +240,7 @@ def test_no_text_of_a_record_breaks_out(text: str) -> None:
         checkpoint={"path": f"{text.replace('/', '')}.pt", "sha256": text}, versions={text: text}, surgeon=text,
     )  # fmt: skip
     made = card(record)
+    assert made == printable_lines(made)
     content = front(made)
     assert content["tags"][:2] == ["surgeon", text]
     assert content["model-index"][0]["results"][0]["dataset"]["name"] == text
