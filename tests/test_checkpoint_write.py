@@ -214,3 +214,9 @@ def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="_extra_state"):
         save(tmp_path / "net.safetensors", Extra())
     assert _contents(tmp_path) == {}
+
+
+def test_an_architecture_in_a_file_whose_name_is_no_text_does_not_lose_the_result(tmp_path: Path) -> None:
+    save(tmp_path / "a.safetensors", nn.Linear(2, 2), architecture=Architecture("file", "half\udcff.py:Net"))
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert file.metadata()["architecture"] == r"half\udcff.py:Net"

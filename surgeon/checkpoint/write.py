@@ -92,8 +92,10 @@ def write_tensors(
             f"{path} has the suffix {path.suffix or '(none)'}, and tensors are written as safetensors.",
             f"Give a name that ends in {SAFETENSORS_SUFFIX}.",
         )
+    # The path of a file of code may be no text in any encoding, and it is only for the reader.
+    described = {name: text.encode(errors="backslashreplace").decode() for name, text in metadata.items()}
     with replacing(path, overwrite) as file:
-        _write_ordered(file, safetensors.torch.save(_separate_tensors(tensors), dict(metadata)))
+        _write_ordered(file, safetensors.torch.save(_separate_tensors(tensors), described))
 
 
 def write_text(path: str | Path, text: str, overwrite: bool = False) -> None:

@@ -227,7 +227,7 @@ HOSTILE = [
     "[link](javascript:x)", "![image](http://x)", "*bold* _it_ ~~no~~ $x$", "&lt;",
     "back\\|slash", "\x1b[31m", "'\": {}",
     "a: b\n---\nlicense: mit", "\u2028x", "  indented",
-    "\x1b]0;owned\x07", "a\u202egnp.exe", "nul\0", "[bold]", '"|](x)',
+    "\x1b]0;owned\x07", "a\u202egnp.exe", "nul\0", "half\udcff", "[bold]", '"|](x)',
 ]  # fmt: skip
 
 
@@ -241,6 +241,7 @@ def test_no_text_of_a_record_breaks_out(text: str) -> None:
     )  # fmt: skip
     made = card(record)
     assert made == printable_lines(made)
+    made.encode()
     content = front(made)
     assert content["tags"][:2] == ["surgeon", text]
     assert content["model-index"][0]["results"][0]["dataset"]["name"] == text

@@ -97,16 +97,22 @@ def test_nothing_of_a_record_gets_out_of_its_place(tmp_path: Path) -> None:
         assert "<script" not in picture.inline
 
 
-def test_a_page_refers_to_nothing_outside_of_it(tmp_path: Path) -> None:
-    report = report_of(tmp_path, record(), record("finetune"))
+@pytest.mark.parametrize(
+    "text", ["plain", "data:image/svg+xml,<svg onload=alert(1)>", "<img src=http://x>", "http://x/a.png", "url(//x)"]
+)
+def test_a_page_refers_to_nothing_outside_of_it(tmp_path: Path, text: str) -> None:
+    paths = {"output": text, "checkpoint": {"path": text, "sha256": text}, "data": {"name": text, "file": text}}
+    report = report_of(tmp_path, record(notes=[text], targets=[text], arch=text, **paths), record("finetune"))
     page = Page(report.html)
+    assert text in page.text
     own = {f"#{attributes['id']}" for _, attributes in page.elements if attributes.get("id")}
     for tag, attributes in page.elements:
         assert tag not in ("iframe", "object", "embed", "form", "base", "audio", "video", "import")
         for name in ("href", "src", "xlink:href", "action", "srcset", "data"):
             if (target := attributes.get(name)) is not None:
                 assert target in own or target.startswith("data:"), (tag, name, target)
-    assert not re.search(r"@import|url\((?!#)", report.html)
+    written = "".join(re.findall(r"<style.*?</style>|<[^>]*>", report.html, re.S))
+    assert not re.search(r"@import|url\((?!#)", written)
     policy = next(one["content"] for one in page.of("meta") if one.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     assert policy.startswith("default-src 'none'")
