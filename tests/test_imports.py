@@ -24,7 +24,7 @@ BELOW: dict[str, set[str]] = {
     "edit": {"errors", "progress", "structure", "coupling"},
     "methods": {"errors", "progress", "structure", "coupling", "measure", "edit"},
     # Fine-tuning stands above the methods, but knows none of them: any model can be tuned.
-    "tuning": {"errors", "progress", "modes", "sound", "memory", "processes"},
+    "tuning": {"errors", "progress", "modes", "sound", "memory", "processes", "structure"},
     # Synthesized images are kept in files that are read and written like checkpoints.
     "data": {"errors", "checkpoint"},
     "checkpoint": {"errors", "structure", "image_shape", "sound"},

@@ -1,13 +1,16 @@
 """The optimizer's memory of what a plan has edited."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from surgeon.edit.plan import Change, Plan
-from surgeon.tuning import clear_moments
+from surgeon.edit.plan import Change, Plan, Resize
+from surgeon.edit.resize import carried
+from surgeon.tuning import carry_moments, clear_moments
 
 
 def forget(optimizer: Optimizer, model: nn.Module, made: Plan) -> None:
@@ -17,6 +20,20 @@ def forget(optimizer: Optimizer, model: nn.Module, made: Plan) -> None:
         parameter = parameters.get(change.tensor)
         if parameter is not None:
             clear_moments(optimizer, parameter, _index(change, parameter))
+
+
+def carry(optimizer: Optimizer, model: nn.Module, edit: Resize, before: Mapping[str, torch.Size]) -> None:
+    """Bring the optimizer's memory into the shapes that parameters have after they were resized.
+
+    Args:
+        optimizer: the optimizer.
+        model: the network, which has its new widths.
+        edit: by which it got them.
+        before: the shapes of its parameters, as they were before.
+    """
+    for name, parameter in model.named_parameters():
+        if name in edit.by_tensor:
+            carry_moments(optimizer, parameter, before[name], partial(carried, edit, name))
 
 
 def _index(change: Change, parameter: torch.Tensor) -> Any:

@@ -8,7 +8,7 @@ from surgeon.tuning.evaluate import Scores, compare_logits, evaluate, logits
 from surgeon.tuning.figures import Metric, mean_loss, score_by
 from surgeon.tuning.held import Held
 from surgeon.tuning.loop import OnEpoch, tune
-from surgeon.tuning.optimizer import clear_moments, create_optimizer
+from surgeon.tuning.optimizer import carry_moments, clear_moments, create_optimizer
 from surgeon.tuning.records import EpochRecord, Metrics, Score, Tuned
 from surgeon.tuning.run import BatchLoss, BetweenEpochs
 from surgeon.tuning.schedule import create_schedule
@@ -34,6 +34,7 @@ __all__ = [
     "State",
     "Tuned",
     "TuningConfig",
+    "carry_moments",
     "clear_moments",
     "compare_logits",
     "create_optimizer",

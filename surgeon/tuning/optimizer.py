@@ -1,5 +1,6 @@
 """The optimizer, and what becomes of its memory when weights are edited."""
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
@@ -70,6 +71,39 @@ def clear_moments(optimizer: Optimizer, parameter: nn.Parameter, index: Any = ..
     for key, remembered in _state_of(optimizer, parameter).items():
         if isinstance(remembered, Tensor) and remembered.shape == parameter.shape:
             remembered[index] = parameter[index].to(remembered) if key in COPIES_OF_WEIGHTS else 0
+
+
+@torch.no_grad()
+def carry_moments(
+    optimizer: Optimizer, parameter: nn.Parameter, before: torch.Size, carried: Callable[[Tensor], Tensor]
+) -> None:
+    """Give what the optimizer remembers of a parameter the shape that the parameter has now.
+
+    What is new is remembered as `clear_moments` leaves it. Where the optimizer remembers anything of another shape
+    (factors of a moment, a norm a row), all that it remembers of the parameter is forgotten.
+
+    Args:
+        optimizer: the optimizer, before or after its first step.
+        parameter: one of its parameters, which has its new shape; one that it does not know is passed over.
+        before: the shape that it had.
+        carried: brings a tensor of that shape into the new one, with zeros where something is new.
+    """
+    memory = _state_of(optimizer, parameter)
+    if not all(_fits(value, before) for value in memory.values()):
+        memory.clear()
+    new = carried(torch.ones(before, device=parameter.device)) == 0
+    for key, remembered in memory.items():
+        if isinstance(remembered, Tensor) and remembered.shape == before:
+            memory[key] = carried(remembered)
+            if key in COPIES_OF_WEIGHTS:
+                memory[key][new] = parameter[new].to(remembered)
+
+
+def _fits(value: Any, shape: torch.Size) -> bool:
+    """Return whether something remembered has a parameter's shape, or is one number for all of it."""
+    if isinstance(value, Tensor):
+        return value.shape == shape or value.numel() == 1
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _state_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from surgeon.errors import DataError
 from surgeon.processes import own_count
 from surgeon.processes.division import is_divided, whole
 from surgeon.progress import Track, count_images
+from surgeon.structure import structure_of
 from surgeon.tuning.accelerator import accumulation
 from surgeon.tuning.average import Average
 from surgeon.tuning.compiling import compiled
@@ -116,8 +117,12 @@ class Run:
             self.best_epoch, self.best_rank, self.best_state = record.epoch, rank, _copied(self.result)
 
     def operate(self, hook: BetweenEpochs, epoch: int) -> dict[str, Any] | None:
-        """Let a hook edit the network before an epoch; the average begins anew where it did."""
+        """Let a hook edit the network before an epoch; the average begins anew where it did.
+
+        Where it has given the network another structure, earlier weights do not fit it, and none of them are the best.
+        """
         _take_over(self.network, self.module)
+        structure = structure_of(self.network)
         before = {} if self.ema is None else {name: value.clone() for name, value in self.network.state_dict().items()}
         with (
             channels_first(self.network, self.channels_last),
@@ -125,7 +130,11 @@ class Run:
         ):
             operation = hook(epoch, optimizer)
         _take_over(self.module, self.network)
-        if self.ema is not None and not all(
+        if structure_of(self.network) != structure:
+            self.best_rank, self.best_state = -inf, {}
+            if self.ema is not None:
+                self.ema = Average(self.network, self.config.model_ema_decay, self.accelerator.device)
+        elif self.ema is not None and not all(
             torch.equal(value, before[name]) for name, value in self.network.state_dict().items()
         ):
             self.ema.restart(self.module)
