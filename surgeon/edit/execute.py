@@ -7,10 +7,25 @@ from surgeon.coupling.graph import Member
 from surgeon.edit.init import fresh_rows
 from surgeon.edit.mix import Tensors, channels_first, mix
 from surgeon.edit.permute import check_permutation, permute
-from surgeon.edit.plan import PIECE, Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Resize, Set, places_of
+from surgeon.edit.plan import (
+    PIECE,
+    Attend,
+    Blend,
+    Edit,
+    InPlace,
+    Mix,
+    Plan,
+    Reinitialize,
+    Reorder,
+    Rescale,
+    Resize,
+    Set,
+    places_of,
+)
 from surgeon.edit.rescale import rescale
 from surgeon.edit.resize import check_resize, resize
 from surgeon.errors import PlanError
+from surgeon.structure import Structure, attend, attendable, remember, structure_of
 
 REMEDY = "Make the plan anew for this network."
 
@@ -39,6 +54,8 @@ def execute(model: nn.Module, plan: Plan) -> None:
         if isinstance(edit, Resize):
             _check_alone(plan)
             check_resize(model, edit)
+        elif isinstance(edit, Attend):
+            _check_attention(model, edit)
         else:
             _check(tensors, edit)
     with torch.no_grad():
@@ -59,6 +76,10 @@ def _carry_out(model: nn.Module, tensors: Tensors, edit: Edit) -> None:
         resize(model, edit)
     elif isinstance(edit, Set):
         _set(tensors[edit.tensor].data, edit)
+    elif isinstance(edit, Attend):
+        attend(model, edit.module, edit.sets)
+        known = structure_of(model)
+        remember(model, Structure(known.widths, {**known.attention, edit.module: edit.sets}))
     else:
         tensor = tensors[edit.tensor].data
         tensor.lerp_(edit.other.to(tensor.device, tensor.dtype), 1 - edit.share)
@@ -80,7 +101,7 @@ def _check_alone(plan: Plan) -> None:
         )
 
 
-def _check(tensors: Tensors, edit: Reorder | Mix | Reinitialize | Rescale | Set | Blend) -> None:
+def _check(tensors: Tensors, edit: InPlace) -> None:
     if isinstance(edit, (Rescale, Set, Blend)):
         _check_values(tensors, edit)
         return
@@ -105,6 +126,17 @@ def _are_places(places: torch.Tensor, size: int) -> bool:
     for piece in places.split(PIECE):
         taken[piece.long()] = True
     return int(taken.count_nonzero()) == len(places)
+
+
+def _check_attention(model: nn.Module, edit: Attend) -> None:
+    module = dict(model.named_modules()).get(edit.module)
+    if not isinstance(module, nn.Conv2d) or not attendable(module):
+        raise PlanError(
+            f"The plan gives cross-attention to '{edit.module}', which is no plain convolution of the network.", REMEDY
+        )
+    for chosen, size in ((edit.sets.written, module.out_channels), (edit.sets.read, module.in_channels)):
+        if not 0 < len(chosen) < size or not set(chosen) <= set(range(size)) or list(chosen) != sorted(set(chosen)):
+            raise PlanError(f"The plan's cross-attention of '{edit.module}' does not fit its {size} channels.", REMEDY)
 
 
 def _check_values(tensors: Tensors, edit: Rescale | Set | Blend) -> None:

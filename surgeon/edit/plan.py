@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from surgeon.coupling.graph import ChannelGroup, Member, Part, Scaling
+from surgeon.structure import CrossSets
 
 PIECE = 2**16
 """Entries that are worked on at once: a plan may name a good part of a network's weights."""
@@ -175,7 +176,23 @@ class Resize:
         return {key: tuple(pairs) for key, pairs in found.items()}
 
 
-Edit = Reorder | Mix | Reinitialize | Rescale | Set | Blend | Resize
+@dataclass(frozen=True, eq=False)
+class Attend:
+    """A convolution becomes one with cross-attention; its weights stay.
+
+    Attributes:
+        module: its name.
+        sets: which of its channels are rejuvenated.
+    """
+
+    module: str
+    sets: CrossSets
+
+
+InPlace = Reorder | Mix | Reinitialize | Rescale | Set | Blend
+"""Edits that leave a network what its architecture's builder makes."""
+
+Edit = InPlace | Resize | Attend
 
 
 @dataclass(frozen=True)
@@ -242,6 +259,12 @@ def changes(edit: Edit) -> tuple[Change, ...]:
         return (Change(edit.tensor, 0, None, torch.arange(size), size, "blended with the partner's"),)
     if isinstance(edit, Resize):
         return tuple(_resized(width, member) for width in edit.widths for member in width.group.members)
+    if isinstance(edit, Attend):
+        sides = enumerate((edit.sets.written, edit.sets.read))
+        return tuple(
+            Change(f"{edit.module}.weight", dim, None, torch.tensor(side), len(side), "told apart by cross-attention")
+            for dim, side in sides
+        )
     channels = edit.permutation if isinstance(edit, Reorder) else edit.channels
     result = []
     for member in edit.group.members:

@@ -11,28 +11,30 @@ from typing import Any
 from torch import Tensor
 
 from surgeon.coupling.graph import ChannelGroup, Member, Part, Scaling
-from surgeon.edit.plan import Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Resize, Set
+from surgeon.edit.plan import Blend, Edit, InPlace, Mix, Plan, Reinitialize, Reorder, Rescale, Set
 from surgeon.errors import PlanError
 
 VERSION = 3
 """Of the format; another one is refused."""
 
-KINDS: Mapping[str, type[Edit]] = {
+KINDS: Mapping[str, type[InPlace]] = {
     "reorder": Reorder, "mix": Mix, "reinitialize": Reinitialize, "rescale": Rescale, "set": Set, "blend": Blend,
 }  # fmt: skip
-_WORDS = {kind: word for word, kind in KINDS.items()}
+_WORDS: dict[type[Edit], str] = {kind: word for word, kind in KINDS.items()}
 
 
 def encode(plan: Plan) -> tuple[dict[str, Tensor], str]:
     """Return a plan's tensors by name, on the CPU, and everything else as JSON text.
 
     Raises:
-        PlanError: it gives channels other widths, or an option or a figure is of a type that JSON does not have.
+        PlanError: it gives channels other widths, or layers cross-attention, or an option or a figure is of a type that
+            JSON does not have.
     """
-    if any(isinstance(edit, Resize) for edit in plan.edits):
+    if any(type(edit) not in _WORDS for edit in plan.edits):
         raise PlanError(
-            f"The plan of {plan.method} gives channels other widths, and such plans are not kept in files.",
-            "Carry it out at once: the file of the network says which widths it has.",
+            f"The plan of {plan.method} gives channels other widths, or layers cross-attention, and such plans are not "
+            "kept in files.",
+            "Carry it out at once: the file of the network says what that is built of.",
         )
     encoder = _Encoder()
     edits = [encoder.edit(edit, f"edits/{index}") for index, edit in enumerate(plan.edits)]

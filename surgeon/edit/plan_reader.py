@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surgeon.coupling.graph import ChannelGroup, Member, Norm, Part, Role, Scaling, Writer
 from surgeon.edit.mix import foldable
-from surgeon.edit.plan import Blend, Edit, Mix, Plan, Reinitialize, Reorder, Rescale, Resize, Set
+from surgeon.edit.plan import Blend, Edit, InPlace, Mix, Plan, Reinitialize, Reorder, Rescale, Set
 from surgeon.edit.plan_file import KINDS, VERSION
 from surgeon.edit.untrusted import LARGEST, Node, parse
 from surgeon.errors import PlanError
@@ -78,7 +78,7 @@ class _Decoder:
 
     def edits(self, node: Node) -> tuple[Edit, ...]:
         """Return all edits, unless they touch more positions than any network has."""
-        readers: dict[type[Edit], Callable[[Node], Edit]] = {
+        readers: dict[type[InPlace], Callable[[Node], InPlace]] = {
             Reorder: self._reorder,
             Mix: self._mix,
             Reinitialize: self._reinitialize,
@@ -86,7 +86,7 @@ class _Decoder:
             Set: self._set,
             Blend: self._blend,
         }
-        edits: list[Edit] = []
+        edits: list[InPlace] = []
         places = 0
         for entry in node.entries():
             edit = readers[_kind(entry)](entry)
@@ -228,7 +228,7 @@ class _Decoder:
         return tensor
 
 
-def _kind(node: Node) -> type[Edit]:
+def _kind(node: Node) -> type[InPlace]:
     if not isinstance(node.value, dict) or "kind" not in node.value:
         raise node.refusal("an edit with a kind")
     return Node(node.value["kind"], f"{node.place}.kind").choice(KINDS)
@@ -273,7 +273,7 @@ def _has_places(group: ChannelGroup, writer: Writer) -> bool:
     return all(key is None or (key in rows and torch.equal(rows[key], expected)) for key in keys)
 
 
-def _places(edit: Edit) -> int:
+def _places(edit: InPlace) -> int:
     """Return how many positions an edit touches."""
     if isinstance(edit, Rescale):
         return sum(part.scale.numel() for part in edit.scaling.parts)
@@ -281,5 +281,4 @@ def _places(edit: Edit) -> int:
         return edit.count
     if isinstance(edit, Blend):
         return edit.other.numel()
-    assert not isinstance(edit, Resize), "no file holds such an edit"
     return sum(member.positions.numel() for member in edit.group.members)

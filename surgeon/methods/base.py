@@ -60,6 +60,21 @@ class Sparsification:
 
 
 @dataclass(frozen=True)
+class Resizing:
+    """What a network costs, and which of its groups can have other numbers of channels.
+
+    Attributes:
+        fixed: returns those of some groups that cannot, each with the reason, a sentence; it takes a while.
+        cost: `sizes by group → (parameters, FLOPs)`; groups that are left out keep theirs.
+        found: the cost of the network as the run found it.
+    """
+
+    fixed: Callable[[Collection[ChannelGroup]], Mapping[ChannelGroup, str]]
+    cost: Callable[[Mapping[ChannelGroup, int]], tuple[int, int]]
+    found: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Inputs:
     """Everything that a method may base its plan on; it is read, never written.
 
@@ -76,6 +91,9 @@ class Inputs:
         frozen: state-dict keys of parameters that fine-tuning leaves as they are.
         phase: the phase of the fine-tuning that begins, for methods that have phases; None before the first.
         replaced: by state-dict key, what entries that are held at zero were before, for such methods.
+        attendable: names of the layers that can be given cross-attention.
+        last: no plan of the method follows this one.
+        resizing: what a method has to know that changes how many channels there are; None for others.
     """
 
     graph: CouplingGraph
@@ -90,6 +108,9 @@ class Inputs:
     frozen: Collection[str] = ()
     phase: Phase | None = None
     replaced: Mapping[str, Set] = dataclasses.field(default_factory=dict)
+    attendable: Collection[str] = ()
+    last: bool = True
+    resizing: Resizing | None = None
 
     def with_class_means(self, means: Mapping[str, ClassMeans]) -> "Inputs":
         """Return the same inputs with class-representative activations."""
@@ -164,6 +185,9 @@ class Method:
         sparsification: `(inputs, config) → how channels are made to die before the plan`, or None.
         holds: `config → whether some of what the plan has set to zero stays so until the end of the fine-tuning`; which
             that is, the plan says (`Set.held`).
+        restructures: `config → whether a plan may give the network other numbers of channels, or other layers`.
+        resized: `(inputs of the network afterwards, config, by group the channels that were added) → Plan`, what
+            follows on a plan that has changed numbers of channels, and changes none; None for a method that never does.
     """
 
     name: str
@@ -180,6 +204,8 @@ class Method:
     check: Callable[[Inputs, Any], None] = lambda inputs, config: None
     sparsification: Callable[[Inputs, Any], Sparsification | None] = lambda inputs, config: None
     holds: Callable[[Any], bool] = lambda config: False
+    restructures: Callable[[Any], bool] = lambda config: False
+    resized: Callable[[Inputs, Any, Mapping[ChannelGroup, Tensor]], Plan] | None = None
 
     @property
     def needs_data(self) -> bool:

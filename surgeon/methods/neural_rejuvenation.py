@@ -1,4 +1,4 @@
-"""`neural-rejuvenation` in place: dead channels start anew where they are, and no width changes (NR-IP of Qiao et al.).
+"""`neural-rejuvenation`: dead channels start anew, where they are (NR-IP of Qiao et al.) or where they are needed (NR).
 
 What the paper leaves open, or surgeon settles:
 
@@ -12,11 +12,17 @@ What the paper leaves open, or surgeon settles:
   holds what it has set to zero itself, and lets go of what the one before has.
 - The bias of a rejuvenated channel starts as its layer's do.
 - What a dead channel's shift has given to those that read it, a constant per image, is lost with it.
+- With `in_place=false` dead channels are dropped and new ones added, so that layers get other widths; see
+  `reallocation.py`. Whoever carries that plan out asks `resized` for what the new network's weights are to be: its new
+  channels then play the part that dead ones have in place. Where a layer's width cannot change, its dead channels start
+  anew in their places.
+- Cross-attention begins with the last rejuvenation: a convolution knows one division into two kinds, and would compute
+  something else with another one.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -27,9 +33,10 @@ from surgeon.edit.plan import Edit, Plan, Reinitialize, Rescale, Set
 from surgeon.errors import LayerError, OptionError
 from surgeon.measure.utilization import dead_channels
 from surgeon.methods.base import Inputs, Method, Sparsification, option
-from surgeon.methods.cross_weights import cross_entries
+from surgeon.methods.cross_weights import attentions, cross_entries
 from surgeon.methods.ranges import check_share
 from surgeon.methods.rejuvenable import dead_channels_of, eligible, scales_of
+from surgeon.methods.resizing import Aim, changeable, reallocated
 from surgeon.methods.shared_factors import LARGEST_FACTOR, Bounds, shared_factors, shortfalls
 
 NAME = "neural-rejuvenation"
@@ -39,12 +46,23 @@ NAME = "neural-rejuvenation"
 class NeuralRejuvenationConfig:
     """The options of `neural-rejuvenation`; ranges are checked when the config is made."""
 
-    cross: Literal["keep", "remove"] = option(
+    cross: Literal["keep", "remove", "attend"] = option(
         "keep",
-        "weights between surviving and rejuvenated channels, which start at zero: learn them (keep), or hold them at"
-        " zero during fine-tuning (remove) where a layer writes rejuvenated channels and reads both kinds",
-        paper="keep where the network is small for its task, remove on CIFAR",
+        "weights between surviving and rejuvenated channels, which start at zero: learn them (keep), or where a layer"
+        " writes rejuvenated channels and reads both kinds hold them at zero during fine-tuning (remove), or learn them"
+        " behind a gate that the other kind's answer opens, which makes it another network (attend)",
+        paper="attend on ImageNet, keep where the network is small for its task, remove on CIFAR",
     )
+    in_place: bool = option(
+        True,
+        "rejuvenate channels where they are; false drops them, and makes the layers wider in which most live, which"
+        " makes it another network",
+        False,
+    )
+    resource: float = option(
+        1.0, "without in_place: what the network may cost then, as a share of what it costs at first, in (0, 1]", 1.0
+    )
+    round_to: int = option(1, "without in_place: widths are multiples of it, at least 1", 1)
     rescale: bool = option(
         False, "raise the scales of surviving channels to the initial one, and divide the weights that read them", True
     )
@@ -82,21 +100,90 @@ class NeuralRejuvenationConfig:
                 f"The option n of {NAME} is {self.n}, and nothing makes channels die again.",
                 "Give sparsify=EPOCHS as well.",
             )
+        _check_resizing(self)
         if not 0 < self.initial < math.inf:
             raise OptionError(f"The option initial of {NAME} is {self.initial}.", "Give a finite number above 0.")
 
 
+def _check_resizing(config: NeuralRejuvenationConfig) -> None:
+    if not 0 < config.resource <= 1:
+        raise OptionError(
+            f"The option resource of {NAME} is {config.resource}.", "Give a number above 0, and 1 at most."
+        )
+    if config.round_to < 1:
+        raise OptionError(f"The option round_to of {NAME} is {config.round_to}.", "Give a whole number of at least 1.")
+    for name, value in (("resource", config.resource), ("round_to", config.round_to)):
+        if config.in_place and value != 1:
+            raise OptionError(
+                f"The option {name} of {NAME} is {value}, and in place every layer keeps its width.",
+                "Give in_place=false as well.",
+            )
+    if config.sparsify and config.below > config.resource:
+        raise OptionError(
+            f"The option below of {NAME} is {config.below}, so that more may live than the resource of"
+            f" {config.resource} allows.",
+            f"Give below={config.resource} or less; the paper has half of the resource.",
+        )
+
+
 def make_plan(inputs: Inputs, config: NeuralRejuvenationConfig) -> Plan:
-    """Return the edits that let the dead channels of the selection start anew.
+    """Return the edits that let the dead channels of the selection start anew, in place or elsewhere.
 
     Raises:
-        LayerError: no group of channels takes part, or none of their channels is dead.
+        LayerError: no group of channels takes part, none of their channels is dead, no width can change that is to, or
+            what lives costs more than it may.
     """
     groups, skipped = eligible(inputs, residual=config.include_residual)
     new, silent = dead_channels_of(inputs.graph, inputs.tensors, groups)
     skipped += silent
     if not new:
         raise _nothing_dead(sum(group.size for group in groups), skipped, config)
+    if config.in_place:
+        return _started_anew(inputs, config, groups, new, skipped)
+    free, fixed = changeable(inputs, groups)
+    skipped += _of_fixed_width(fixed)
+    if not free:
+        raise LayerError(
+            f"No layer can have another width: {' '.join(skipped[:3])}",
+            "Rejuvenate channels in their places: leave in_place=false out.",
+        )
+    aim = Aim(config.target, config.resource, config.round_to)
+    resize, figures = reallocated(inputs, free, new, aim, inputs.seed)
+    if resize is None:
+        return _started_anew(inputs, config, groups, new, skipped)
+    return Plan(NAME, dict(vars(config)), inputs.targets, (resize,), figures, tuple(skipped))
+
+
+def resized(inputs: Inputs, config: NeuralRejuvenationConfig, added: Mapping[ChannelGroup, Tensor]) -> Plan:
+    """Return what follows on a plan that has changed widths.
+
+    Args:
+        inputs: of the network as it is now.
+        config: the options.
+        added: by group, the channels that are new, LongTensor.
+    """
+    groups, _ = eligible(inputs, residual=config.include_residual)
+    dead, _ = dead_channels_of(inputs.graph, inputs.tensors, groups)
+    # In a layer of another width nothing is dead any more, though a new scale may be a hundred times an old one.
+    fixed = changeable(inputs, groups)[1] if dead else {}
+    in_place = {group: channels for group, channels in dead.items() if group in fixed}
+    made = _started_anew(inputs, config, groups, {**added, **in_place}, [])
+    return replace(made, figures=_figures(in_place, groups))
+
+
+def _of_fixed_width(fixed: Mapping[ChannelGroup, str]) -> list[str]:
+    words = "its width stays, and dead channels start anew in it."
+    return list(dict.fromkeys(f"{group.name}: {words} {why}" for group, why in fixed.items()))
+
+
+def _started_anew(
+    inputs: Inputs,
+    config: NeuralRejuvenationConfig,
+    groups: list[ChannelGroup],
+    new: Mapping[ChannelGroup, Tensor],
+    skipped: list[str],
+) -> Plan:
+    """Return the plan by which some channels start anew in their places."""
     generator = torch.Generator().manual_seed(inputs.seed)
     edits: list[Edit] = []
     if config.rescale:
@@ -107,6 +194,10 @@ def make_plan(inputs: Inputs, config: NeuralRejuvenationConfig) -> Plan:
         edits.append(Reinitialize(group, channels, "keep", int(torch.randint(2**31, (1,), generator=generator))))
     edits += _initial_scales(new, inputs, config.initial)
     edits += cross_entries(inputs, new, removed=config.cross == "remove")
+    if config.cross == "attend" and inputs.last:
+        attending, left = attentions(inputs, new)
+        edits += attending
+        skipped += left
     return Plan(NAME, dict(vars(config)), inputs.targets, tuple(edits), _figures(new, groups), tuple(skipped))
 
 
@@ -149,6 +240,7 @@ def rescaling(
     norms = {norm.weight for norm in inputs.graph.norms.values() if norm.weight is not None}
     magnitudes = {key: inputs.tensors[key].detach().double().abs().cpu() for key in norms}
     weak = {key: torch.zeros(len(magnitudes[key]), dtype=torch.bool) for key in sorted(scales_of(groups))}
+    dead = {key: dead_channels(_without(magnitudes[key], key, new)) for key in weak}
     for group in groups:
         staying = torch.ones(group.size, dtype=torch.bool).index_fill_(0, new.get(group, torch.arange(0)), False)
         for member in group.members:
@@ -156,12 +248,23 @@ def rescaling(
                 positions = member.positions[staying].flatten()
                 magnitude = magnitudes[member.tensor]
                 # What is dead and stays, since it shuts nothing off, would need a factor without measure.
-                weak[member.tensor][positions] = ((magnitude < initial) & ~dead_channels(magnitude))[positions]
+                weak[member.tensor][positions] = ((magnitude < initial) & ~dead[member.tensor])[positions]
     # No scale is lifted beyond the initial one because another shares its factor: a strong one stays as it is.
     limits = Bounds(initial, LARGEST_FACTOR, initial)
     factors = shared_factors(scaling, magnitudes, weak, limits)
     short = [text for key in weak for text in shortfalls(key, magnitudes[key], weak[key], scaling, factors, limits)]
     return [Rescale(scaling, factors)] if bool((factors != 1).any()) else [], short
+
+
+def _without(magnitudes: Tensor, key: str, new: Mapping[ChannelGroup, Tensor]) -> Tensor:
+    """Return a BatchNorm's scales with zeros for new channels, by whose scales no other one can be told to be dead."""
+    places = [
+        member.positions[channels].flatten()
+        for group, channels in new.items()
+        for member in group.members
+        if member.tensor == key
+    ]
+    return magnitudes.index_fill(0, torch.cat(places), 0) if places else magnitudes
 
 
 def _initial_scales(new: Mapping[ChannelGroup, Tensor], inputs: Inputs, initial: float) -> list[Edit]:
@@ -208,10 +311,13 @@ NEURAL_REJUVENATION = Method(
     name=NAME,
     paper="Qiao, Lin, Zhang, Yuille: Neural Rejuvenation: Improving Deep Network Training by Enhancing Computational"
     " Resource Utilization, CVPR 2019",
-    summary="Let dead channels start anew in their places, after a phase that lets the unneeded ones die if wanted.",
+    summary="Let dead channels start anew, in their places or where they are of more use, after a phase that lets the"
+    " unneeded ones die if wanted.",
     config=NeuralRejuvenationConfig,
     make_plan=make_plan,
     sparsification=sparsification,
     holds=lambda config: config.cross == "remove",
     check=check,
+    restructures=lambda config: not config.in_place or config.cross == "attend",
+    resized=resized,
 )
