@@ -29,6 +29,7 @@ from surgeon.operate.replay import replayed
 from surgeon.operate.several import placed
 from surgeon.operate.soundness import check_sound
 from surgeon.operate.sparsifying import Sparsifying, sparsifying
+from surgeon.operate.structures import restore_structure
 from surgeon.operate.task import InputsOf, Task
 from surgeon.operate.work import (
     OnBest,
@@ -95,7 +96,7 @@ def apply(
     arguments, and all begin with the main one's weights and end with the same.
 
     Args:
-        model: the network; its weights change, its structure does not.
+        model: the network; its weights change, and its structure only where the method's options ask for that.
         method: a name in the table of methods.
         layers: module names and globs; none means the method's own choice, see `plan`.
         train: batches for fine-tuning; without them, or with `epochs=0`, there is none.
@@ -166,7 +167,7 @@ def apply(
     measured = calibration if calibration is not None else train
     images = task.measured(measured)
     frozen = untrained_names(model, settings.freeze) if train is not None and epochs else ()
-    subject = Subject(model, chosen, config, graph, images, accelerator.device, track, say, frozen)
+    subject = Subject(model, chosen, config, graph, images, accelerator.device, track, say, frozen, example_input)
     check_phases(subject, plans, None if train is None else epochs)
     start = time.perf_counter()
     keeper = open_keeper(
@@ -194,7 +195,8 @@ def apply(
     if keeper is not None and keeper.state is not None:
         on_resume(epochs_over(keeper.state))
     gauge = make_gauge(model, task, val, images if compared else None, accelerator, track, reference)
-    course = restored_course(taken(keeper, "course"), graph)
+    restore_structure(keeper, subject)
+    course = restored_course(taken(keeper, "course"), subject.graph)
     course.note_changes(() if keeper is None else keeper.changes)
     with contextlib.ExitStack() as stack:
         second = None

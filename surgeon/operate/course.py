@@ -34,6 +34,10 @@ class Course:
         if text not in self.changes:
             self.changes.append(text)
 
+    def restructured(self) -> None:
+        """Forget the groups that were edited: the network has others now."""
+        self.groups.clear()
+
     def note(self, made: Plan, epoch: int | None = None) -> None:
         """Add a plan that was carried out, at the start of a target or (with `epoch`) during fine-tuning."""
         self.edits += edit_rows(made, epoch)

@@ -1,29 +1,34 @@
 """What a method is given: the targets that the user means, and what it measures on images."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from surgeon.coupling.graph import ChannelGroup, CouplingGraph
+from surgeon.coupling.trace import trace
+from surgeon.edit.resizable import unresizable
 from surgeon.errors import DataError, LayerError, OptionError
 from surgeon.measure.activations import class_means
+from surgeon.measure.cost import cost
 from surgeon.measure.scores import filter_scores
 from surgeon.methods import METHODS
-from surgeon.methods.base import CLASS_MEANS, Inputs, Method
+from surgeon.methods.base import CLASS_MEANS, Inputs, Method, Resizing
 from surgeon.operate.targets import find_scope, find_targets
 from surgeon.progress import Track, count_images
+from surgeon.structure import attendable
 from surgeon.tuning.sharding import check_enough, on_device
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Subject:
-    """A network under one method: everything that its plans are made from and that stays the same.
+    """A network under one method: everything that its plans are made from, which stays the same but for `graph`.
 
     Attributes:
         model: the network.
@@ -35,6 +40,8 @@ class Subject:
         track: is told of every batch.
         say: is told what a reader should know while it measures.
         frozen: names of parameters that fine-tuning leaves as they are.
+        example: see `trace`.
+        found: parameters and FLOPs of the network as the run has found it; None where its method has no use for them.
     """
 
     model: nn.Module
@@ -46,6 +53,16 @@ class Subject:
     track: Track
     say: Say
     frozen: Collection[str] = ()
+    example: Any = None
+    found: tuple[int, int] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.method.restructures(self.config):
+            self.found = cost(self.graph, self.model.state_dict(keep_vars=True), {})
+
+    def trace_anew(self) -> None:
+        """Bring the graph up to the network, whose layers have other sizes now."""
+        self.graph = trace(self.model, self.example)
 
 
 def find_method(name: str) -> Method:
@@ -101,8 +118,11 @@ def plain_inputs(
     left_alone: Mapping[ChannelGroup, str],
     partner: Mapping[str, Tensor] | None = None,
     progress: float = 0.0,
+    *,
+    last: bool = True,
 ) -> Inputs:
     """Return the inputs of one plan that measures nothing."""
+    restructures = subject.method.restructures(subject.config)
     return Inputs(
         subject.graph,
         targets,
@@ -112,6 +132,23 @@ def plain_inputs(
         progress=progress,
         left_alone=left_alone,
         frozen=subject.frozen,
+        attendable=_attendable(subject.model) if restructures else (),
+        last=last,
+        resizing=_resizing(subject) if restructures else None,
+    )
+
+
+def _attendable(model: nn.Module) -> frozenset[str]:
+    return frozenset(name for name, module in model.named_modules() if attendable(module))
+
+
+def _resizing(subject: Subject) -> Resizing:
+    assert subject.found is not None
+    graph, tensors = subject.graph, subject.model.state_dict(keep_vars=True)
+    return Resizing(
+        lambda groups: unresizable(subject.model, graph, groups, subject.example),
+        partial(cost, graph, tensors),
+        subject.found,
     )
 
 

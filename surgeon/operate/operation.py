@@ -6,11 +6,10 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from surgeon.edit.execute import execute
 from surgeon.edit.plan import Plan
+from surgeon.operate.carrying import carried_out
 from surgeon.operate.course import Course
 from surgeon.operate.inputs import Subject, measured_inputs
-from surgeon.operate.moments import forget
 from surgeon.operate.partner import Partner
 from surgeon.operate.phases import Phases
 from surgeon.operate.recalibration import recalibrated
@@ -55,7 +54,7 @@ def operate(operation: Operation, course: Course, one: Round) -> bool:
     if operation.phases is not None and not operation.phases.begins_with_plan:
         return True
     start = time.perf_counter()
-    made = _carry_out(operation, one, one.seed, 0.0)
+    made = _carry_out(operation, course, one, one.seed, 0.0)
     course.note(made)
     if not made.edits:
         return False
@@ -72,7 +71,7 @@ def repeated(operation: Operation, course: Course, one: Round) -> BetweenEpochs 
     """Return what happens between the epochs of fine-tuning: the operation again, where the method's options say so."""
     if operation.phases is not None:
         return operation.phases.between_epochs(course, one)
-    epochs, model, partner = operation.work.tuning.epochs, operation.subject.model, operation.partner
+    epochs, partner = operation.work.tuning.epochs, operation.partner
     every = getattr(operation.subject.config, "every", None)
     if not every:
         return None
@@ -84,8 +83,7 @@ def repeated(operation: Operation, course: Course, one: Round) -> BetweenEpochs 
             partner.train_epoch()
         if epoch % every:
             return None
-        made = _carry_out(operation, one, one.seed + epoch, epoch / epochs)
-        forget(optimizer, model, made)
+        made = _carry_out(operation, course, one, one.seed + epoch, epoch / epochs, optimizer)
         course.note(made, epoch)
         _recalibrate(operation, made)
         return {"edits": len(made.edits), "figures": dict(made.figures), "skipped": list(made.skipped)}
@@ -93,7 +91,9 @@ def repeated(operation: Operation, course: Course, one: Round) -> BetweenEpochs 
     return repeat
 
 
-def _carry_out(operation: Operation, one: Round, seed: int, progress: float) -> Plan:
+def _carry_out(
+    operation: Operation, course: Course, one: Round, seed: int, progress: float, optimizer: Optimizer | None = None
+) -> Plan:
     """Make the plan for the network as it is now, and carry it out (on the partner as well, if it trains along)."""
     subject, partner = operation.subject, operation.partner
     tensors = None if partner is None else partner.tensors
@@ -102,11 +102,11 @@ def _carry_out(operation: Operation, one: Round, seed: int, progress: float) -> 
     if partner is not None and partner.trains:
         # Planned before either is edited, so that both are mixed with what the other was.
         partner.plan(one.targets, seed, progress)
-    execute(subject.model, made)
+    done = carried_out(subject, made, course, seed, optimizer)
     check_operated(subject.model, subject.method.name)
     if partner is not None:
         partner.settle()
-    return made
+    return done
 
 
 def _recalibrate(operation: Operation, made: Plan) -> bool:

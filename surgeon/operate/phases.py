@@ -17,6 +17,7 @@ from surgeon.operate.inputs import Subject, measured_inputs, plain_inputs
 from surgeon.operate.late import too_late
 from surgeon.operate.several import agreed
 from surgeon.operate.work import Round
+from surgeon.processes import count
 from surgeon.tuning import BetweenEpochs, Held, Sparsity, State, TuningConfig
 from surgeon.tuning.state import fitting_state
 
@@ -145,9 +146,16 @@ def check_phases(subject: Subject, rounds: Sequence[tuple[str, ...]], epochs: in
 
     Raises:
         DataError: there is nothing to train on.
+        OptionError: several processes would have to give the network another structure.
         SurgeonError: the phases do not fit into the epochs, or nothing could be edited.
     """
     method = subject.method
+    if count() > 1 and method.restructures(subject.config):
+        raise OptionError(
+            f"With these options {method.name} gives the network other widths or other layers, which several processes "
+            "cannot do together.",
+            "Run it in one process, or with options that keep the network what it is.",
+        )
     rules = [method.sparsification(plain_inputs(subject, targets, 0, {}), subject.config) for targets in rounds]
     if epochs is None and (method.phases is not None or any(rules)):
         raise DataError(

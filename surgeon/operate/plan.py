@@ -66,7 +66,7 @@ def plan(
     check_sound(model)
     graph = graph or trace(model, example_input)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    subject = Subject(model, chosen, config, graph, data, device, track, say, frozen)
+    subject = Subject(model, chosen, config, graph, data, device, track, say, frozen, example_input)
     course = Course()
     done: list[tuple[str, ...]] = []
     for place, targets in enumerate(rounds(chosen, graph, layers)):

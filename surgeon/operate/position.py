@@ -8,6 +8,7 @@ from surgeon.coupling.graph import ChannelGroup, CouplingGraph
 from surgeon.operate.course import Course
 from surgeon.operate.keeping import Keeper, course_state, taken
 from surgeon.operate.operation import Operation
+from surgeon.operate.structures import structure_state
 from surgeon.tuning import State
 from surgeon.tuning.position import place_of, put_back
 from surgeon.tuning.state import fitting_state
@@ -75,4 +76,5 @@ def keep_operation(keeper: Keeper, operation: Operation, course: Course, images:
         "images": lambda: place_of(images),
         "partner": lambda: None if partner is None else partner.state(),
         "phases": lambda: None if phases is None else phases.state(),
+        "structure": lambda: structure_state(subject.model),
     }

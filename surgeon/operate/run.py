@@ -169,6 +169,7 @@ def _run(
             plan=None if job.plan is None else job.plan.plan,
             recalibrate=job.recalibrate,
             graph=opened.graph,
+            example_input=job.example(model),
             **tuning,
             **job.options,
         )

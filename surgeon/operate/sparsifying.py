@@ -4,15 +4,14 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from surgeon.edit.execute import execute
 from surgeon.edit.plan import Plan, Set
 from surgeon.measure.utilization import shares_in_use
 from surgeon.methods.base import Sparsification
+from surgeon.operate.carrying import carried_out
 from surgeon.operate.course import Course
 from surgeon.operate.holding import clear, masks_of, read_back, sets_of, written_down
 from surgeon.operate.inputs import Subject, plain_inputs
 from surgeon.operate.late import too_late
-from surgeon.operate.moments import forget
 from surgeon.operate.recalibration import recalibrated
 from surgeon.operate.several import agreed
 from surgeon.operate.work import Round
@@ -100,6 +99,8 @@ class Sparsifying:
                 self._subject.say(late)
 
         def turn(epoch: int, optimizer: Optimizer) -> dict[str, Any] | None:
+            # The network may have become another one since.
+            rule = self._rule
             if rule is None or self._rounds == rule.rounds:
                 return None
             before = self._in_use
@@ -115,10 +116,9 @@ class Sparsifying:
             if not some_dead:
                 self.held.phase = FREE if last else SPARSE
                 return {**trace, "edits": 0, "figures": {}, "skipped": [self._in_vain(course, rule, epoch)]}
-            made = self._rejuvenate(epoch, one, optimizer)
+            made = self._rejuvenate(epoch, one, optimizer, course, last=last)
             course.note(made, epoch)
             self.held.phase = FULL if last else SPARSE
-            self._in_use, _ = self._measured(rule)
             self._subject.say(
                 f"From epoch {epoch + 1} on the {self.held.phase} is trained: {trace['utilization']:.1%} of its "
                 f"{'parameters' if rule.target == 'params' else 'FLOPs'} were in use."
@@ -139,17 +139,20 @@ class Sparsifying:
         self._subject.say(remark)
         return remark
 
-    def _rejuvenate(self, epoch: int, one: Round, optimizer: Optimizer) -> Plan:
-        subject = self._subject
-        inputs = plain_inputs(subject, one.targets, one.seed + epoch, one.left_alone)
+    def _rejuvenate(self, epoch: int, one: Round, optimizer: Optimizer, course: Course, *, last: bool) -> Plan:
+        subject, seed = self._subject, one.seed + epoch
+        inputs = plain_inputs(subject, one.targets, seed, one.left_alone, last=last)
         made = agreed(lambda: subject.method.make_plan(inputs, subject.config))
         clear(optimizer, subject.model, self.held.masks)
-        execute(subject.model, made)
-        forget(optimizer, subject.model, made)
-        self.hold(made)
+        done = carried_out(subject, made, course, seed, optimizer, last=last)
+        self.hold(done)
         if self._recalibrate:
-            recalibrated(subject, made, self._tuning.freeze)
-        return made
+            recalibrated(subject, done, self._tuning.freeze)
+        if not last:
+            self._rule = subject.method.sparsification(plain_inputs(subject, one.targets, 0, {}), subject.config)
+            assert self._rule is not None
+            self._in_use, _ = self._measured(self._rule)
+        return done
 
     def _hold(self, kept: tuple[Set, ...]) -> None:
         self._kept = kept

@@ -12,7 +12,7 @@ from two_stages import CLASSES, EXAMPLE, Two
 import surgeon
 from surgeon.edit.plan import Plan
 from surgeon.methods import METHODS
-from surgeon.operate import operation
+from surgeon.operate import carrying
 from surgeon.operate.moments import forget
 from surgeon.tuning import TuningConfig, create_optimizer
 
@@ -118,7 +118,7 @@ def test_it_is_so_for_every_target_and_every_repetition(
 ) -> None:
     executed: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     checked: list[int] = []
-    execute = operation.execute
+    execute = carrying.execute
 
     def spying_execute(model: Two, made: Plan) -> None:
         old = weights(model)
@@ -145,8 +145,8 @@ def test_it_is_so_for_every_target_and_every_repetition(
             assert not kept.any(), place
         checked.append(len(made.edits))
 
-    monkeypatch.setattr(operation, "execute", spying_execute)
-    monkeypatch.setattr(operation, "forget", spying_forget)
+    monkeypatch.setattr(carrying, "execute", spying_execute)
+    monkeypatch.setattr(carrying, "forget", spying_forget)
     record = surgeon.apply(
         make_network(0), method, layers, train=loader(), val=loader(), epochs=3, every=1, example_input=EXAMPLE,
         tuning=TuningConfig(opt=name, lr=1e-3), **OPTIONS[method],

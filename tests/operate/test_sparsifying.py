@@ -63,7 +63,7 @@ class ByHand:
         graph = trace(self.model, EXAMPLE)
         subject = Subject(
             self.model, METHODS["neural-rejuvenation"], config, graph, images, torch.device("cpu"), no_progress,
-            self.said.append,
+            self.said.append, (), EXAMPLE,
         )  # fmt: skip
         made = sparsifying(subject, tuning, targets, None, recalibrate=recalibrate)
         assert isinstance(made, Sparsifying)

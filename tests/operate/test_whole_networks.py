@@ -14,7 +14,7 @@ from two_stages import CLASSES, EXAMPLE, Two
 import surgeon
 from surgeon.edit.plan import Plan, Set
 from surgeon.errors import DataError, LayerError, OptionError, PlanError
-from surgeon.operate import operation
+from surgeon.operate import carrying
 from surgeon.operate.moments import forget
 
 
@@ -130,7 +130,7 @@ def test_repetitions_make_the_optimizer_forget(monkeypatch: pytest.MonkeyPatch) 
         (edit,) = (edit for edit in made.edits if isinstance(edit, Set) and edit.tensor == "one.1.weight")
         seen.append((before[edit.entries].abs().min(), momentum[edit.entries].abs().max()))
 
-    monkeypatch.setattr(operation, "forget", spy)
+    monkeypatch.setattr(carrying, "forget", spy)
     run(make_network(), "channel-regeneration", epochs=3, every=1)
     assert len(seen) == 2
     assert all(before > 0 and after == 0 for before, after in seen)
