@@ -67,8 +67,8 @@ def allocate(
     if least > budget:
         raise LayerError(
             f"What lives is more than may be used: {least:,} of the {budget:,} that are allowed.",
-            "Let more channels die first (a smaller below, or more epochs in sparsify), or allow a larger resource"
-            f"{'' if round_to == 1 else ' or a smaller round_to'}.",
+            "Let more channels die first (with more epochs in sparsify, or a larger delta_lambda), or allow a larger "
+            f"resource{'' if round_to == 1 else ' or a smaller round_to'}.",
         )
     rate = _largest(lambda rate: spent(at(rate)) <= budget)
     widths = at(rate)

@@ -51,5 +51,14 @@ def plan_needs_images(job: Job, model: nn.Module, graph: CouplingGraph | None, p
     assert job.method is not None
     if job.plan is not None:
         return moves_values(job.plan.plan.edits)
-    made = plan(model, job.method, job.layers, seed=job.seed, graph=graph, partner=partner, **job.options)
+    made = plan(
+        model,
+        job.method,
+        job.layers,
+        seed=job.seed,
+        example_input=job.example(model),
+        graph=graph,
+        partner=partner,
+        **job.options,
+    )
     return moves_values(made.edits)

@@ -71,6 +71,7 @@ def _make_plan(job: Job, method: str, opened: Opened, track: Track, say: Say) ->
         job.layers,
         calibration,
         seed=job.seed,
+        example_input=job.example(opened.model),
         graph=opened.graph,
         partner=opened.partner,
         frozen=untrained_names(opened.model, job.tuning.freeze) if job.epochs else (),

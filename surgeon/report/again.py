@@ -75,7 +75,7 @@ def _made_again(run: Run, original: nn.Module, graph: CouplingGraph, images: Ima
         raise DataError(f"The method {run.method} {why}, so there is no such network.", "There is nothing to give.")
     targets = run.targets[:1] if method.scope == "target" else run.targets
     # What is no option of the method could be an argument of the function.
-    make_config(method, run.options)
+    config = make_config(method, run.options)
     options = {name: value for name, value in run.options.items() if value is not None and name != "every"}
     made = plan(
         original,
@@ -83,6 +83,7 @@ def _made_again(run: Run, original: nn.Module, graph: CouplingGraph, images: Ima
         targets,
         images.calibration,
         seed=run.seed or 0,
+        example_input=next(iter(images.calibration))[0][:2] if method.restructures(config) else None,
         graph=graph,
         frozen=_untrained(run, original),
         track=images.track,
