@@ -29,14 +29,14 @@ import torch
 from torch import Tensor
 
 from surgeon.coupling.graph import ChannelGroup
-from surgeon.edit.plan import Edit, Plan, Reinitialize, Rescale, Set
+from surgeon.edit.plan import Attend, Edit, Plan, Reinitialize, Rescale, Set
 from surgeon.errors import LayerError, OptionError
 from surgeon.measure.utilization import dead_channels
 from surgeon.methods.base import Inputs, Method, Sparsification, option
 from surgeon.methods.cross_weights import attentions, cross_entries
 from surgeon.methods.ranges import check_share
 from surgeon.methods.rejuvenable import dead_channels_of, eligible, scales_of
-from surgeon.methods.resizing import Aim, changeable, reallocated
+from surgeon.methods.resizing import ALLOCATION, Aim, changeable, reallocated
 from surgeon.methods.shared_factors import LARGEST_FACTOR, Bounds, shared_factors, shortfalls
 
 NAME = "neural-rejuvenation"
@@ -302,6 +302,19 @@ def sparsification(inputs: Inputs, config: NeuralRejuvenationConfig) -> Sparsifi
     )
 
 
+def told(plan: Plan) -> str:
+    """Return what a plan makes of the network, where it is another one then."""
+    words = []
+    costs = plan.figures.get(ALLOCATION)
+    if costs is not None:
+        counted = "parameters" if costs["target"] == "params" else "FLOPs"
+        words.append(f"It has {costs['after']:,} {counted} of {costs['found']:,} at first.")
+    attending = sum(isinstance(edit, Attend) for edit in plan.edits)
+    if attending:
+        words.append(f"Of its convolutions {attending} have cross-attention.")
+    return " ".join(words)
+
+
 def check(inputs: Inputs, config: NeuralRejuvenationConfig) -> None:
     """Refuse a selection none of whose channels could ever be rejuvenated; see `eligible`."""
     eligible(inputs, residual=config.include_residual)
@@ -318,6 +331,7 @@ NEURAL_REJUVENATION = Method(
     sparsification=sparsification,
     holds=lambda config: config.cross == "remove",
     check=check,
+    told=told,
     restructures=lambda config: not config.in_place or config.cross == "attend",
     resized=resized,
 )

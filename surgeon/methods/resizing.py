@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from surgeon.coupling.graph import ChannelGroup
-from surgeon.edit.plan import Resize, Width
 from surgeon.edit.families import families
+from surgeon.edit.plan import Resize, Width
 from surgeon.errors import LayerError
 from surgeon.methods.base import Inputs
 from surgeon.methods.reallocation import allocate

@@ -16,6 +16,7 @@ from surgeon.checkpoint.tree_file import digest
 from surgeon.edit.plan import Plan
 from surgeon.edit.plan_file import encode
 from surgeon.processes import count
+from surgeon.structure import structure_of
 from surgeon.tuning import TuningConfig
 from surgeon.tuning.config import CHANGEABLE
 from surgeon.tuning.sharding import sharded
@@ -91,6 +92,7 @@ def run_identity(
         others: anything else, which JSON or `str` can express.
     """
     networks = {"model": model, "teacher": teacher, "partner": partner}
+    structures = {name: None if one is None else _structure(one) for name, one in networks.items()}
     options = dataclasses.asdict(settings)
     terms = {
         **{name: options.pop(name) for name in CHANGEABLE},
@@ -100,6 +102,8 @@ def run_identity(
     }
     known = {
         **{name: None if network is None else digest(dict(network.state_dict())) for name, network in networks.items()},
+        # Of networks as their builders make them it is left out, as it was before there were others.
+        **{f"{name} structure": structure for name, structure in structures.items() if structure},
         "plan": None if plan is None else digest(*encode(plan)),
         "tuning": options,
         "accumulation": accelerator.gradient_accumulation_steps,
@@ -110,6 +114,14 @@ def run_identity(
     }
     text = json.dumps(known, sort_keys=True, default=str)
     return Identity(hashlib.sha256(text.encode()).hexdigest(), terms, dict(_flat("", json.loads(text))))
+
+
+def _structure(network: nn.Module) -> str:
+    """Return as text how a network differs from what its builder makes: tensors alone do not tell all of it."""
+    structure = structure_of(network)
+    if not structure:
+        return ""
+    return hashlib.sha256(json.dumps(dataclasses.asdict(structure), sort_keys=True).encode()).hexdigest()
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:

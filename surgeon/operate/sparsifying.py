@@ -119,10 +119,11 @@ class Sparsifying:
             made = self._rejuvenate(epoch, one, optimizer, course, last=last)
             course.note(made, epoch)
             self.held.phase = FULL if last else SPARSE
-            self._subject.say(
+            words = (
                 f"From epoch {epoch + 1} on the {self.held.phase} is trained: {trace['utilization']:.1%} of its "
                 f"{'parameters' if rule.target == 'params' else 'FLOPs'} were in use."
             )
+            self._subject.say(f"{words} {self._subject.method.told(made)}".rstrip())
             return {**trace, "edits": len(made.edits), "figures": dict(made.figures), "skipped": list(made.skipped)}
 
         return turn

@@ -94,6 +94,7 @@ def test_cross_attention_begins_with_the_last_round() -> None:
     hand.after(1, 1, 1)
     assert type(hand.model.two[0]) is nn.Conv2d
     hand.after(2, 1, 1)
+    assert hand.said[-1].endswith("parameters of 555 at first. Of its convolutions 1 have cross-attention.")
     assert isinstance(hand.model.two[0], CrossAttentionConv2d)
     sets = structure_of(hand.model).attention["two.0"]
     assert sets == hand.model.two[0].sets
