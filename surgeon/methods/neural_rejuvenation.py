@@ -29,15 +29,14 @@ import torch
 from torch import Tensor
 
 from surgeon.coupling.graph import ChannelGroup
-from surgeon.edit.plan import Attend, Edit, Plan, Reinitialize, Rescale, Set
+from surgeon.edit.plan import Attend, Edit, Plan, Reinitialize, Set
 from surgeon.errors import LayerError, OptionError
-from surgeon.measure.utilization import dead_channels
 from surgeon.methods.base import Inputs, Method, Sparsification, option
 from surgeon.methods.cross_weights import attentions, cross_entries
 from surgeon.methods.ranges import check_share
 from surgeon.methods.rejuvenable import dead_channels_of, eligible, scales_of
-from surgeon.methods.resizing import ALLOCATION, Aim, changeable, reallocated
-from surgeon.methods.shared_factors import LARGEST_FACTOR, Bounds, shared_factors, shortfalls
+from surgeon.methods.rescaling import rescaling
+from surgeon.methods.resizing import ALLOCATION, Aim, changeable, free_families, reallocated
 
 NAME = "neural-rejuvenation"
 
@@ -140,13 +139,8 @@ def make_plan(inputs: Inputs, config: NeuralRejuvenationConfig) -> Plan:
         raise _nothing_dead(sum(group.size for group in groups), skipped, config)
     if config.in_place:
         return _started_anew(inputs, config, groups, new, skipped)
-    free, fixed = changeable(inputs, groups)
-    skipped += _of_fixed_width(fixed)
-    if not free:
-        raise LayerError(
-            f"No layer can have another width: {' '.join(skipped[:3])}",
-            "Rejuvenate channels in their places: leave in_place=false out.",
-        )
+    free, of_fixed_width = free_families(inputs, groups)
+    skipped += of_fixed_width
     aim = Aim(config.target, config.resource, config.round_to)
     resize, figures = reallocated(inputs, free, new, aim, inputs.seed)
     if resize is None:
@@ -169,11 +163,6 @@ def resized(inputs: Inputs, config: NeuralRejuvenationConfig, added: Mapping[Cha
     in_place = {group: channels for group, channels in dead.items() if group in fixed}
     made = _started_anew(inputs, config, groups, {**added, **in_place}, [])
     return replace(made, figures=_figures(in_place, groups))
-
-
-def _of_fixed_width(fixed: Mapping[ChannelGroup, str]) -> list[str]:
-    words = "its width stays, and dead channels start anew in it."
-    return list(dict.fromkeys(f"{group.name}: {words} {why}" for group, why in fixed.items()))
 
 
 def _started_anew(
@@ -226,47 +215,6 @@ def _figures(new: Mapping[ChannelGroup, Tensor], groups: list[ChannelGroup]) -> 
     return figures
 
 
-def rescaling(
-    inputs: Inputs, groups: list[ChannelGroup], new: Mapping[ChannelGroup, Tensor], initial: float
-) -> tuple[list[Edit], list[str]]:
-    """Return the edit that raises the scales of surviving channels to the initial one, wherever that is exact.
-
-    Returns:
-        The edit, if there is one, and which scales stay below the initial one, a sentence each.
-
-    Source: section 3.2, "Neural rescaling".
-    """
-    scaling = inputs.graph.scaling
-    norms = {norm.weight for norm in inputs.graph.norms.values() if norm.weight is not None}
-    magnitudes = {key: inputs.tensors[key].detach().double().abs().cpu() for key in norms}
-    weak = {key: torch.zeros(len(magnitudes[key]), dtype=torch.bool) for key in sorted(scales_of(groups))}
-    dead = {key: dead_channels(_without(magnitudes[key], key, new)) for key in weak}
-    for group in groups:
-        staying = torch.ones(group.size, dtype=torch.bool).index_fill_(0, new.get(group, torch.arange(0)), False)
-        for member in group.members:
-            if member.tensor in weak:
-                positions = member.positions[staying].flatten()
-                magnitude = magnitudes[member.tensor]
-                # What is dead and stays, since it shuts nothing off, would need a factor without measure.
-                weak[member.tensor][positions] = ((magnitude < initial) & ~dead[member.tensor])[positions]
-    # No scale is lifted beyond the initial one because another shares its factor: a strong one stays as it is.
-    limits = Bounds(initial, LARGEST_FACTOR, initial)
-    factors = shared_factors(scaling, magnitudes, weak, limits)
-    short = [text for key in weak for text in shortfalls(key, magnitudes[key], weak[key], scaling, factors, limits)]
-    return [Rescale(scaling, factors)] if bool((factors != 1).any()) else [], short
-
-
-def _without(magnitudes: Tensor, key: str, new: Mapping[ChannelGroup, Tensor]) -> Tensor:
-    """Return a BatchNorm's scales with zeros for new channels, by whose scales no other one can be told to be dead."""
-    places = [
-        member.positions[channels].flatten()
-        for group, channels in new.items()
-        for member in group.members
-        if member.tensor == key
-    ]
-    return magnitudes.index_fill(0, torch.cat(places), 0) if places else magnitudes
-
-
 def _initial_scales(new: Mapping[ChannelGroup, Tensor], inputs: Inputs, initial: float) -> list[Edit]:
     """Return the edits that give rejuvenated channels the initial scale, where that is not 1."""
     if initial == 1:
@@ -316,8 +264,10 @@ def told(plan: Plan) -> str:
 
 
 def check(inputs: Inputs, config: NeuralRejuvenationConfig) -> None:
-    """Refuse a selection none of whose channels could ever be rejuvenated; see `eligible`."""
-    eligible(inputs, residual=config.include_residual)
+    """Refuse a selection none of whose channels could ever be rejuvenated, or reallocated where that is asked for."""
+    groups, _ = eligible(inputs, residual=config.include_residual)
+    if not config.in_place:
+        free_families(inputs, groups)
 
 
 NEURAL_REJUVENATION = Method(

@@ -48,6 +48,27 @@ def changeable(
     return families(inputs.graph, [group for group in groups if group not in fixed]), fixed
 
 
+def free_families(inputs: Inputs, groups: Sequence[ChannelGroup]) -> tuple[list[tuple[ChannelGroup, ...]], list[str]]:
+    """Return the families that can have other sizes, and a sentence for every group that cannot.
+
+    Args:
+        inputs: what the method is given.
+        groups: those that take part.
+
+    Raises:
+        LayerError: there is no such family.
+    """
+    free, fixed = changeable(inputs, groups)
+    words = "its width stays, and dead channels start anew in it."
+    sentences = list(dict.fromkeys(f"{group.name}: {words} {why}" for group, why in fixed.items()))
+    if not free:
+        raise LayerError(
+            f"No layer can have another width: {' '.join(sentences[:3])}",
+            "Rejuvenate channels in their places: leave in_place=false out.",
+        )
+    return free, sentences
+
+
 def reallocated(
     inputs: Inputs,
     free: Sequence[tuple[ChannelGroup, ...]],

@@ -152,6 +152,7 @@ class Sparsifying:
         if not last:
             self._rule = subject.method.sparsification(plain_inputs(subject, one.targets, 0, {}), subject.config)
             assert self._rule is not None
+            self.sparsity.names = self._rule.scales
             self._in_use, _ = self._measured(self._rule)
         return done
 

@@ -21,6 +21,7 @@ class Sparsity:
 
     Attributes:
         coefficient: λ, at least 0.
+        names: of the parameters.
 
     Args:
         names: of the parameters.
@@ -30,7 +31,7 @@ class Sparsity:
 
     def __init__(self, names: Collection[str] = ()) -> None:
         self.coefficient = 0.0
-        self._names = frozenset(names)
+        self.names = frozenset(names)
         self._before: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
     @torch.no_grad()
@@ -45,7 +46,7 @@ class Sparsity:
         if not self.coefficient:
             return
         for name, parameter in module.named_parameters():
-            if name in self._names and parameter.grad is not None:
+            if name in self.names and parameter.grad is not None:
                 gradient, values = local(parameter.grad), local(parameter)
                 limit = self.coefficient * scale
                 at_zero = values == 0

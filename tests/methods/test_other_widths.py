@@ -15,7 +15,7 @@ from surgeon.edit.plan_file import encode
 from surgeon.errors import LayerError, OptionError, PlanError
 from surgeon.measure.utilization import utilization
 from surgeon.methods import METHODS
-from surgeon.methods.neural_rejuvenation import NeuralRejuvenationConfig, make_plan
+from surgeon.methods.neural_rejuvenation import NeuralRejuvenationConfig, check, make_plan
 from surgeon.methods.resizing import ALLOCATION
 from surgeon.operate.carrying import carried_out
 from surgeon.operate.course import Course
@@ -156,6 +156,11 @@ def test_what_cannot_have_another_width_starts_anew_in_its_place() -> None:
     with pytest.raises(LayerError, match="No layer can have another width") as error:
         planned(subject_of(dying(Viewed, norm_two=[1])), "two")
     assert "in_place=false" in error.value.remedy
+    # Known before anything has died.
+    waiting = subject_of(network(Viewed), sparsify=3)
+    with pytest.raises(LayerError, match="No layer can have another width"):
+        check(plain_inputs(waiting, ("two",), 3, {}), waiting.config)
+    check(plain_inputs(waiting, (), 3, {}), waiting.config)
 
 
 def test_where_no_width_changes_dead_channels_start_anew_in_their_places() -> None:

@@ -111,6 +111,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, stop_at: int) -
         run(value=0.0, stop_at=stop_at, state=tmp_path / "s", save_every=1, **TWICE)
     end, record = run(value=0.0, state=tmp_path / "s", save_every=1, **TWICE)
     assert structure_of(end) == structure_of(whole)
+    assert not any(module.training for module in end.modules())
     assert all(torch.equal(end.state_dict()[key], tensor) for key, tensor in whole.state_dict().items())
     assert record.notes == expected.notes
     for name in ("phase", "operation", "train_loss", "loss"):
