@@ -40,6 +40,11 @@ from surgeon.methods.resizing import ALLOCATION, Aim, changeable, free_families,
 
 NAME = "neural-rejuvenation"
 
+NO_ATTENTION = (
+    "No layer writes rejuvenated channels and reads both kinds (of a block of two convolutions, none does), so there is"
+    " no cross-attention."
+)
+
 
 @dataclass(frozen=True)
 class NeuralRejuvenationConfig:
@@ -186,7 +191,7 @@ def _started_anew(
     if config.cross == "attend" and inputs.last:
         attending, left = attentions(inputs, new)
         edits += attending
-        skipped += left
+        skipped += left if attending or left else [NO_ATTENTION]
     return Plan(NAME, dict(vars(config)), inputs.targets, tuple(edits), _figures(new, groups), tuple(skipped))
 
 

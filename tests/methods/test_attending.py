@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from test_neural_rejuvenation import DEAD, Chain, Excited, Grouped, inputs, kill, network
+from test_neural_rejuvenation import DEAD, Chain, Excited, Grouped, Residual, inputs, kill, network
 from torch import nn
 
 from surgeon.edit.execute import execute
 from surgeon.edit.plan import Attend, Plan, Set, changes
 from surgeon.edit.plan_file import encode
 from surgeon.errors import PlanError
-from surgeon.methods.neural_rejuvenation import NeuralRejuvenationConfig, make_plan
+from surgeon.methods.neural_rejuvenation import NO_ATTENTION, NeuralRejuvenationConfig, make_plan
 from surgeon.structure import CrossAttentionConv2d, CrossSets, attendable, structure_of
 
 ATTEND = NeuralRejuvenationConfig(cross="attend")
@@ -81,6 +81,14 @@ def test_a_gate_is_no_place_for_attention() -> None:
     model = network(Excited)
     kill(model, **DEAD[Excited])
     assert list(attending(planned(model))) == ["two"]
+
+
+def test_it_is_told_where_there_is_no_place_for_it() -> None:
+    model = network(Residual)
+    kill(model, norm_one=[0, 3])
+    plan = planned(model)
+    assert attending(plan) == {}
+    assert plan.skipped[-1] == NO_ATTENTION
 
 
 def test_only_the_last_rejuvenation_brings_it() -> None:
