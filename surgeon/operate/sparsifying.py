@@ -59,11 +59,14 @@ class Sparsifying:
         self._begun = 0
         self._in_use = 1.0 if rule is None else self._measured(rule)[0]
         self._kept: tuple[Set, ...] = ()
-        self.held.phase = None if rule is None else SPARSE
+        if rule is not None:
+            self._enter(SPARSE)
         if state is not None:
             with fitting_state():
                 self._hold(read_back(state["kept"]))
-                self.held.phase, self.sparsity.coefficient = state["phase"], float(state["lambda"])
+                if rule is not None:
+                    self._enter(state["phase"])
+                self.sparsity.coefficient = float(state["lambda"])
                 self._rounds, self._begun = int(state["rounds"]), int(state["begun"])
                 self._in_use = float(state["in use"])
 
@@ -110,15 +113,17 @@ class Sparsifying:
                 if before - self._in_use <= rule.fall:
                     self.sparsity.coefficient += rule.step
                 return trace
-            self.sparsity.coefficient = 0.0
             self._rounds, self._begun = self._rounds + 1, epoch
             last = self._rounds == rule.rounds
             if not some_dead:
-                self.held.phase = FREE if last else SPARSE
+                # Another round would fail as this one has, did its penalty begin at zero again.
+                self.sparsity.coefficient = 0.0 if last else self.sparsity.coefficient + rule.step
+                self._enter(SPARSE if not last else FULL if course.edits else FREE)
                 return {**trace, "edits": 0, "figures": {}, "skipped": [self._in_vain(course, rule, epoch)]}
+            self.sparsity.coefficient = 0.0
             made = self._rejuvenate(epoch, one, optimizer, course, last=last)
             course.note(made, epoch)
-            self.held.phase = FULL if last else SPARSE
+            self._enter(FULL if last else SPARSE)
             words = (
                 f"From epoch {epoch + 1} on the {self.held.phase} is trained: {trace['utilization']:.1%} of its "
                 f"{'parameters' if rule.target == 'params' else 'FLOPs'} were in use."
@@ -131,9 +136,9 @@ class Sparsifying:
     def _in_vain(self, course: Course, rule: Sparsification, epoch: int) -> str:
         """Tell the reader, and return, that a penalty has ended under which nothing has died."""
         remark = (
-            f"No channel that takes part was dead when the penalty ended, before epoch {epoch + 1}: none has "
-            f"started anew. Penalize them for longer (sparsify={rule.epochs} now), or let the penalty grow faster: "
-            "--set sparsify=… or delta_lambda=…."
+            f"No channel that takes part was dead before epoch {epoch + 1}, when a penalty was to end: none has "
+            f"started anew then. Penalize them for longer (sparsify={rule.epochs} now), or let the penalty grow "
+            "faster: --set sparsify=… or delta_lambda=…."
         )
         course.remark(remark)
         course.skipped[remark] = None
@@ -153,8 +158,21 @@ class Sparsifying:
             self._rule = subject.method.sparsification(plain_inputs(subject, one.targets, 0, {}), subject.config)
             assert self._rule is not None
             self.sparsity.names = self._rule.scales
-            self._in_use, _ = self._measured(self._rule)
+            self._in_use, some_dead = self._measured(self._rule)
+            if some_dead:
+                remark = (
+                    f"Beside the channels that start anew in epoch {epoch + 1} with the initial scale, survivors with "
+                    "a scale below a hundredth of it count as dead, and the next time start anew themselves. "
+                    "--set rescale=true raises them, wherever that keeps the function."
+                )
+                course.remark(remark)
+                subject.say(remark)
         return done
+
+    def _enter(self, phase: str) -> None:
+        """Begin a phase; the weights of a network that is being made sparse are no result."""
+        self.held.phase = phase
+        self.held.provisional = phase == SPARSE
 
     def _hold(self, kept: tuple[Set, ...]) -> None:
         self._kept = kept

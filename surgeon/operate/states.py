@@ -19,7 +19,7 @@ from surgeon.tuning import State
 KEPT = 2
 """States that are kept: the newest, and one more should the disk spoil that."""
 
-FORMAT = 2
+FORMAT = 3
 """Grows whenever a state's structure or meaning changes."""
 
 NAME = re.compile(r"state-(\d{8})\.safetensors")

@@ -17,11 +17,13 @@ class Held:
     Attributes:
         phase: what is trained, in a word or two; None where a fine-tuning has no phases.
         passing: what is held comes back later, so that a network without it is a step on the way and no result.
+        provisional: the network as it is trained now is no result either, whatever is held.
     """
 
     def __init__(self, *, passing: bool = False) -> None:
         self.phase: str | None = None
         self.passing = passing
+        self.provisional = False
         self._masks: dict[str, Tensor] = {}
         self._of: nn.Module | None = None
         self._parts: list[tuple[nn.Parameter, Tensor]] = []

@@ -67,6 +67,7 @@ class Run:
         best_epoch: the number of the best of them.
         best_rank: what it achieved; see `Metrics.rank`.
         best_state: the state dict after it, on the CPU.
+        best_on_the_way: it is no result, and any that is one is better.
         outside: states of the generators outside of the epoch that is being trained; see `generator_states`.
         pending: of several processes, whether this one was asked to stop while it tuned; one alone is asked an epoch.
         held: entries of the weights that are held at zero.
@@ -92,6 +93,7 @@ class Run:
     best_epoch: int = 0
     best_rank: float = -inf
     best_state: dict[str, Tensor] = field(default_factory=dict)
+    best_on_the_way: bool = False
     outside: dict[str, Any] = field(default_factory=dict)
     pending: Pending = field(default_factory=Pending)
     held: Held = field(default_factory=Held)
@@ -111,10 +113,12 @@ class Run:
         """Take down an epoch that has ended, and its weights if it was the best."""
         self.epochs.append(record)
         # A network without a part of it is a step on the way, not a result.
-        if self.held.passing and self.held.masks and self.best_state:
+        on_the_way = self.held.provisional or (self.held.passing and bool(self.held.masks))
+        if on_the_way and self.best_state:
             return
-        if rank > self.best_rank or not self.best_state:
+        if rank > self.best_rank or self.best_on_the_way or not self.best_state:
             self.best_epoch, self.best_rank, self.best_state = record.epoch, rank, _copied(self.result)
+            self.best_on_the_way = on_the_way
 
     def operate(self, hook: BetweenEpochs, epoch: int) -> dict[str, Any] | None:
         """Let a hook edit the network before an epoch; the average begins anew where it did.

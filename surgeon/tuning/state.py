@@ -74,7 +74,12 @@ def run_state(run: Run, epoch: Epoch | None = None) -> State:
         "updates": run.updates,
         "options": _changeable(run),
         "epochs": [dataclasses.asdict(record) for record in run.epochs],
-        "best": {"epoch": run.best_epoch, "rank": run.best_rank, "state": run.best_state},
+        "best": {
+            "epoch": run.best_epoch,
+            "rank": run.best_rank,
+            "state": run.best_state,
+            "on the way": run.best_on_the_way,
+        },
         "order": place_of(run.train_loader),
         "outside": everyones(now if epoch is None else run.outside),
         "epoch": None if epoch is None else everyones({**vars(epoch), "generators": now}),
@@ -137,6 +142,7 @@ def _restored(run: Run, state: State) -> Epoch | None:
     run.epochs = [EpochRecord(**record) for record in state["epochs"]]
     best = state["best"]
     run.best_epoch, run.best_rank, run.best_state = int(best["epoch"]), float(best["rank"]), best["state"]
+    run.best_on_the_way = bool(best["on the way"])
     put_back(run.train_loader, state["order"])
     set_generators(state["outside"][index()], run.accelerator.device)
     epoch = state["epoch"]

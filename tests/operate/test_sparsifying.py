@@ -178,17 +178,43 @@ def test_only_channels_that_can_start_anew_count_as_dead() -> None:
     assert silent.turn(0, silent.optimizer)["utilization"] == 1.0
 
 
-def test_a_penalty_in_vain_ends_and_the_run_goes_on() -> None:
+def test_a_penalty_in_vain_grows_on_and_ends_with_the_last_round() -> None:
     hand = ByHand(sparsify=2, n=2, delta_lambda=0.5)
     assert [hand.after(epoch)["lambda"] for epoch in range(3)] == [0.0, 0.5, 1.0]
-    assert hand.penalty == 0.0
+    # The next round would fail as this one has, if it began at zero again.
+    assert hand.penalty == 1.5
     assert hand.phases.held.phase == "sparsified network"
     assert "delta_lambda" in hand.said[-1]
     assert hand.course.changes == list(hand.course.skipped) == [hand.said[-1]]
-    assert hand.after(3)["lambda"] == 0.0
+    assert hand.after(3)["lambda"] == 1.5
     assert hand.after(4)["edits"] == 0
-    assert hand.phases.held.phase == "network without a penalty"
+    assert (hand.penalty, hand.phases.held.phase) == (0.0, "network without a penalty")
     assert hand.after(5) is None
+
+
+def test_a_rejuvenated_network_is_called_so_though_a_later_penalty_was_in_vain() -> None:
+    hand = ByHand(sparsify=1, n=2)
+    assert hand.after(1, 1, 1)["edits"] > 0
+    assert hand.after(2)["edits"] == 0
+    assert hand.phases.held.phase == "rejuvenated network"
+
+
+def test_survivors_that_count_as_dead_beside_new_channels_are_told() -> None:
+    for rescale in (False, True):
+        hand = ByHand(sparsify=1, n=2, rescale=rescale)
+        with torch.no_grad():
+            hand.model.two[1].weight.fill_(0.008)[:2] = 1e-6
+        assert hand.turn(1, hand.optimizer)["edits"] > 0
+        assert any("count as dead" in text for text in hand.said) == (not rescale)
+
+
+def test_a_network_that_is_made_sparse_is_no_result() -> None:
+    """Rates of nearly zero: every epoch answers alike, and the first that may be the best is."""
+    best: list[int] = []
+    still = dataclasses.replace(TUNING, lr=1e-9)
+    options = {"sparsify": 2, "epochs": 5, "cross": "keep", "recalibrate": False, "tuning": still}
+    run(value=0.0, on_best=lambda epoch, state: best.append(epoch), **options)
+    assert best == [1]
 
 
 def test_statistics_are_measured_anew_unless_that_is_not_wanted() -> None:
