@@ -29,13 +29,16 @@ from surgeon.errors import PlanError
 REMEDY = "Leave these channels out: those of one layer after the other show which."
 
 
-def prove_resize(model: nn.Module, edit: Resize, example: Any) -> None:
+def prove_resize(model: nn.Module, edit: Resize, example: Any) -> float:
     """Resize a randomized float64 copy of a network, and compare its outputs with those without the dropped channels.
 
     Args:
         model: the network; it stays as it is.
         edit: the new widths.
         example: what the network is called with, as for `trace`.
+
+    Returns:
+        The relative L2 distance of the outputs: rounding.
 
     Raises:
         PlanError: the edit does not fit the network, the outputs differ by more than rounding, or the network recorded
@@ -54,6 +57,7 @@ def prove_resize(model: nn.Module, edit: Resize, example: Any) -> None:
     lost = _lost(model, twin, edit, example)
     if lost is not None:
         raise PlanError(f"With other widths, the channels of '{lost}' belong together with others.", REMEDY)
+    return difference
 
 
 def resized_difference(model: nn.Module, edit: Resize, example: Any) -> tuple[float, nn.Module]:
