@@ -76,9 +76,10 @@ def _rows(
     graph = surgeon.trace(model, images)
     count = len(graph.groups)
     reasons, asked = _timed(lambda: unresizable(model, graph, graph.groups, images))
-    for reason in sorted(set(reasons.values())):
-        times = list(reasons.values()).count(reason)
-        print(f"{name}: {times} groups left alone: {reason}", file=sys.stderr)
+    if reasons:
+        print(
+            f"{name}: {len(reasons)} groups are left alone; the first: {next(iter(reasons.values()))}", file=sys.stderr
+        )
     chosen = [group for group in graph.groups if group not in reasons]
     _kill(model, graph, chosen, options.dead)
     tensors = model.state_dict(keep_vars=True)

@@ -18,6 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from surgeon.coupling.context import op_name
 from surgeon.errors import TraceError
 
+UNTRACEABLE = "The network cannot be traced: "
+
 
 def storage_free(model: nn.Module, mode: FakeTensorMode, *, counting: bool = False) -> nn.Module:
     """Return a copy of the model whose parameters and buffers have no storage, without the user's hooks.
@@ -85,14 +87,38 @@ def record(
             warnings.filterwarnings("ignore", message="The tensor attribute")
             program = torch.export.export(model, arguments, keywords, strict=False)
     except Exception as error:  # The model's own forward runs here and may raise anything.
-        raise TraceError(
-            f"The network cannot be traced: {_first_line(error)} ({_place(model, error, submodule)}).",
-            "Pass an example_input that the network accepts, or trace a submodule whose shapes do not depend on data.",
-        ) from error
+        raise _untraceable(model, error, submodule) from error
     _inline(program.graph, program.graph_module)
     if submodule:
         _rename(program.graph, submodule)
     return program
+
+
+def rehearse(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], mode: FakeTensorMode) -> None:
+    """Run a network's forward pass without recording it, in a tenth of the time.
+
+    Args:
+        model: the storage-free copy.
+        arguments: positional arguments of the forward pass, tensors without storage.
+        keywords: its keyword arguments.
+        mode: the mode that made the tensors.
+
+    Raises:
+        TraceError: the forward pass fails; the message is that of `record`.
+    """
+    try:
+        with mode, torch.no_grad(), warnings.catch_warnings(), _quiet("torch._subclasses.fake_tensor"):
+            warnings.filterwarnings("ignore", message="The tensor attribute")
+            model(*arguments, **keywords)
+    except Exception as error:  # The model's own forward runs here and may raise anything.
+        raise _untraceable(model, error, None) from error
+
+
+def _untraceable(model: nn.Module, error: Exception, submodule: str | None) -> TraceError:
+    return TraceError(
+        f"{UNTRACEABLE}{_first_line(error)} ({_place(model, error, submodule)}).",
+        "Pass an example_input that the network accepts, or trace a submodule whose shapes do not depend on data.",
+    )
 
 
 @contextlib.contextmanager

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from surgeon.coupling.example import default_images
+from surgeon.coupling.example import default_images, fake_arguments
 from surgeon.coupling.graph import ChannelGroup, CouplingGraph
+from surgeon.coupling.record import UNTRACEABLE, rehearse, storage_free
 from surgeon.coupling.trace import trace
 from surgeon.edit.families import Family
 from surgeon.edit.layers import changed_axes, layer_sizes, owner, sizes_then
@@ -89,6 +91,8 @@ class _Trial:
         self._graph = graph
         self._example = example
         self._number = {unit: number for number, unit in enumerate(units)}
+        # Some networks can be recorded, and yet not run without storage.
+        self._rehearses = self._runs(storage_free_twin(model))
 
     def search(self, failure: Failure, good: list[Family], units: list[Family]) -> None:
         """Add the units that can be resized together to `good`, and note the reasons of the others."""
@@ -119,14 +123,28 @@ class _Trial:
         before = structure_of(twin)
         rebuild(twin, Structure({**before.widths, **sizes_then(self._model, axes)}, before.attention))
         try:
+            if self._rehearses:
+                self._rehearse(twin)
             after = trace(twin, self._example)
         except TraceError as error:
             place = re.search("module '([^']+)'", error.problem)
-            reason = f"At another width of these channels: {error.problem}"
+            reason = f"At another width, the forward pass fails: {error.problem.removeprefix(UNTRACEABLE)}"
             return reason, lambda unit: place is not None and _has_tensor(unit, place[1])
         found = {places_now(group) for group in after.groups}
         lost = {group for group in self._graph.groups if places_then(group, axes) not in found}
         return DIFFERENT if lost else "", lambda unit: not lost.isdisjoint(unit)
+
+    def _rehearse(self, twin: nn.Module) -> None:
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        arguments, keywords = fake_arguments(twin, self._example, mode)
+        rehearse(storage_free(twin, mode).eval(), arguments, keywords, mode)
+
+    def _runs(self, twin: nn.Module) -> bool:
+        try:
+            self._rehearse(twin)
+        except TraceError:
+            return False
+        return True
 
     def mixing(self, units: Sequence[Family]) -> tuple[str, Suspects]:
         """Return why channels that nothing reads show in the network's outputs."""
