@@ -162,10 +162,14 @@ def _writers(contexts: Sequence[Context]) -> dict[str, Writer]:
 
 
 def _layers(contexts: Sequence[Context], writers: Mapping[str, Writer]) -> tuple[Layer, ...]:
-    """Return every convolution and linear layer once, with the positions of all its uses in evaluation."""
+    """Return every convolution and linear layer once, with the positions of all its uses in evaluation.
+
+    Args:
+        contexts: what was learnt in evaluation, and maybe in training.
+        writers: by weight.
+    """
     layers: dict[str, Layer] = {}
-    for context in contexts:
-        known = set(layers)
+    for number, context in enumerate(contexts):
         for use in context.uses:
             place = use.weight or use.module
             if place not in layers:
@@ -173,7 +177,7 @@ def _layers(contexts: Sequence[Context], writers: Mapping[str, Writer]) -> tuple
                 layers[place] = Layer(use.module, writer, use.filters, use.groups, use.convolution, 0, (use.module,))
             layer = layers[place]
             names = layer.names if use.module in layer.names else (*layer.names, use.module)
-            counted = 0 if place in known else use.positions
+            counted = 0 if number else use.positions
             layers[place] = replace(layer, positions=layer.positions + counted, names=names)
     return tuple(layers.values())
 

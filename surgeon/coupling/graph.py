@@ -61,7 +61,8 @@ class Layer:
         filters: axis of the weight that counts the filters: 0, or 1 for a transposed convolution.
         groups: number of groups of a convolution, 1 for a linear layer.
         convolution: it has a kernel, maybe of size 1.
-        positions: output positions for one image (`h · w` of an image, tokens of a sequence), summed over all uses.
+        positions: output positions for one image (`h · w` of an image, tokens of a sequence), summed over all uses in
+            evaluation: auxiliary heads have none.
         names: every module that computes it, in the order of execution.
     """
 

@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -91,8 +91,7 @@ class _Trial:
         self._graph = graph
         self._example = example
         self._number = {unit: number for number, unit in enumerate(units)}
-        # Some networks can be recorded, and yet not run without storage.
-        self._rehearses = self._runs(storage_free_twin(model))
+        self._failed = False
 
     def search(self, failure: Failure, good: list[Family], units: list[Family]) -> None:
         """Add the units that can be resized together to `good`, and note the reasons of the others."""
@@ -123,10 +122,12 @@ class _Trial:
         before = structure_of(twin)
         rebuild(twin, Structure({**before.widths, **sizes_then(self._model, axes)}, before.attention))
         try:
-            if self._rehearses:
+            # A forward pass that fails fails sooner when it is only run; mostly none does.
+            if self._failed and self._rehearses:
                 self._rehearse(twin)
             after = trace(twin, self._example)
         except TraceError as error:
+            self._failed = True
             place = re.search("module '([^']+)'", error.problem)
             reason = f"At another width, the forward pass fails: {error.problem.removeprefix(UNTRACEABLE)}"
             return reason, lambda unit: place is not None and _has_tensor(unit, place[1])
@@ -139,9 +140,11 @@ class _Trial:
         arguments, keywords = fake_arguments(twin, self._example, mode)
         rehearse(storage_free(twin, mode).eval(), arguments, keywords, mode)
 
-    def _runs(self, twin: nn.Module) -> bool:
+    @cached_property
+    def _rehearses(self) -> bool:
+        """Whether the network itself runs without storage: some can be recorded, and yet do not."""
         try:
-            self._rehearse(twin)
+            self._rehearse(storage_free_twin(self._model))
         except TraceError:
             return False
         return True

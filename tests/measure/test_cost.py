@@ -37,7 +37,7 @@ def test_a_network_by_hand() -> None:
 
 
 COUNTED = """Grouped TransposedGrouped DepthwiseMultiplier TransposedDepthwiseMultiplier DenseConcat FlattenLinear
-CatTwice SqueezeExcite CalledTwice Conv3d""".split()
+CatTwice SqueezeExcite CalledTwice Conv3d AuxiliaryHead""".split()
 
 
 @pytest.mark.parametrize("name", COUNTED)
