@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "surgeon"
 
 BELOW: dict[str, set[str]] = {
     "errors": set(),
+    "bounded_json": set(),
     "progress": set(),
     "modes": set(),
     "printable": set(),
@@ -21,13 +22,13 @@ BELOW: dict[str, set[str]] = {
     "image_shape": set(),
     "coupling": {"errors", "image_shape", "printable"},
     "measure": {"errors", "progress", "modes", "sound", "processes", "coupling"},
-    "edit": {"errors", "progress", "structure", "coupling"},
+    "edit": {"errors", "bounded_json", "progress", "structure", "coupling"},
     "methods": {"errors", "progress", "structure", "coupling", "measure", "edit"},
     # Fine-tuning stands above the methods, but knows none of them: any model can be tuned.
     "tuning": {"errors", "progress", "modes", "sound", "memory", "processes", "structure"},
     # Synthesized images are kept in files that are read and written like checkpoints.
     "data": {"errors", "checkpoint"},
-    "checkpoint": {"errors", "structure", "image_shape", "sound"},
+    "checkpoint": {"errors", "bounded_json", "structure", "image_shape", "sound"},
     "exemplars": {"errors", "progress", "memory", "modes", "tuning", "data", "checkpoint"},
     "operate": {
         "errors",
@@ -48,7 +49,7 @@ BELOW: dict[str, set[str]] = {
         "exemplars",
     },
 }
-BELOW["report"] = BELOW["operate"] | {"operate"}
+BELOW["report"] = BELOW["operate"] | {"operate", "bounded_json"}
 BELOW["cli"] = BELOW["report"] | {"report"}
 EVERYTHING = set(BELOW)
 

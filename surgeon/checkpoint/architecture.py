@@ -73,7 +73,7 @@ def find_architecture(checkpoint: Checkpoint, arch: str | None = None) -> Archit
     if arch is not None:
         architecture = parse_architecture(arch)
         return replace(architecture, arguments=_matching_arguments(checkpoint, architecture))
-    for candidate in (_from_header(checkpoint), _from_config(checkpoint.path)):
+    for candidate in (_from_header(checkpoint), _from_config(checkpoint)):
         if candidate is not None:
             return candidate
     return _from_name(checkpoint.path)
@@ -127,7 +127,12 @@ def _matching_arguments(checkpoint: Checkpoint, architecture: Architecture) -> d
 
 def _header_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
     text = checkpoint.metadata.get(HEADER_ARGUMENTS_KEY, "{}")
-    return architecture_arguments.from_text(text, f"the header of {checkpoint.path}")
+    return architecture_arguments.from_text(text, f"the header of {checkpoint.path}", _sizes(checkpoint))
+
+
+def _sizes(checkpoint: Checkpoint) -> frozenset[int]:
+    """What the axes of a file's tensors measure."""
+    return frozenset(size for tensor in checkpoint.tensors.values() for size in tensor.shape)
 
 
 def _from_header(checkpoint: Checkpoint) -> Architecture | None:
@@ -137,11 +142,11 @@ def _from_header(checkpoint: Checkpoint) -> Architecture | None:
     return replace(_described(text, checkpoint.path), arguments=_header_arguments(checkpoint))
 
 
-def _from_config(path: Path) -> Architecture | None:
-    config_path = path.with_name("config.json")
+def _from_config(checkpoint: Checkpoint) -> Architecture | None:
+    config_path = checkpoint.path.with_name("config.json")
     if not config_path.is_file():
         return None
-    described = architecture_arguments.from_config_file(config_path)
+    described = architecture_arguments.from_config_file(config_path, _sizes(checkpoint))
     if described is None:
         return None
     text, arguments = described

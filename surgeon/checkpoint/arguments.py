@@ -1,63 +1,102 @@
 """What a checkpoint may say about how its network was built: plain JSON, and nothing that fetches or reads."""
 
-import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from surgeon.bounded_json import BoundError, parse
 from surgeon.checkpoint.display import shown
 from surgeon.errors import ArchitectureError
 
 OVERLAY = "pretrained_cfg_overlay"
-PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+PREPROCESSING: dict[str, type] = {
+    "input_size": list, "mean": list, "std": list, "interpolation": str, "crop_pct": float, "crop_mode": str,
+}  # fmt: skip
+"""What may be set of it, and of what kind it is; lists are of numbers."""
+
 REFUSED = frozenset({
     "cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_model_args", "progress", "weights",
     "weights_backbone",
 })  # fmt: skip
 
+LONGEST_TEXT = 2**20
+MOST_VALUES, DEEPEST = 20_000, 12
+LARGEST = 2**16
+"""Numbers beyond it have to be the size of an axis in the file: classes may be many, and nothing else is."""
+
 _REMEDY = "Pass --arch to say which network it is."
 
 
-def checked(arguments: Any, origin: str) -> dict[str, Any]:
+def checked(arguments: Any, origin: str, sizes: Collection[int]) -> dict[str, Any]:
     """The arguments themselves, if they are safe to pass to a builder.
 
     Args:
         arguments: decoded JSON.
         origin: where they stand, for messages.
+        sizes: of all axes of the file's tensors.
 
     Raises:
-        ArchitectureError: they are no JSON object, or would make a builder fetch or read other files.
+        ArchitectureError: they are no JSON object, would make a builder fetch or read other files, or hold numbers that
+            nothing in the file is as large as.
     """
     if not isinstance(arguments, dict):
         raise ArchitectureError(f"The network's arguments in {origin} are no JSON object.", _REMEDY)
     for name in arguments:
         if not name.isidentifier() or name in REFUSED:
             raise ArchitectureError(f"The network's argument {shown(name)} in {origin} is not allowed.", _REMEDY)
+    for name, value in arguments.items():
+        if not _is_plausible(value, sizes):
+            raise ArchitectureError(
+                f"The network's argument {shown(name)} in {origin} is {shown(repr(value))}, and no "
+                "tensor of the file is of such a size.",
+                _REMEDY,
+            )
     overlay = arguments.get(OVERLAY, {})
     if not isinstance(overlay, dict) or not set(overlay) <= set(PREPROCESSING):
         raise ArchitectureError(f"The argument {OVERLAY} in {origin} sets more than the preprocessing.", _REMEDY)
+    for name, value in overlay.items():
+        if not _is_preprocessing(value, PREPROCESSING[name]):
+            raise ArchitectureError(f"The preprocessing's {name} in {origin} is {shown(repr(value))}.", _REMEDY)
     return arguments
 
 
-def from_text(text: str, origin: str) -> dict[str, Any]:
+def _is_plausible(value: Any, sizes: Collection[int]) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plausible(one, sizes) for one in value.values())
+    if isinstance(value, list):
+        return all(_is_plausible(one, sizes) for one in value)
+    if isinstance(value, (int, float)):
+        return abs(value) <= LARGEST or value in sizes
+    return not isinstance(value, str) or len(value) <= LARGEST
+
+
+def _is_preprocessing(value: Any, kind: type) -> bool:
+    if kind is list:
+        return isinstance(value, list) and all(type(number) in (int, float) for number in value)
+    return type(value) in (int, float) if kind is float else isinstance(value, kind)
+
+
+def from_text(text: str, origin: str, sizes: Collection[int]) -> dict[str, Any]:
     """The arguments written as JSON text."""
-    return checked(_decoded(text, origin), origin)
+    return checked(_decoded(text, origin), origin, sizes)
 
 
-def from_config_file(path: Path) -> tuple[str, dict[str, Any]] | None:
+def from_config_file(path: Path, sizes: Collection[int]) -> tuple[str, dict[str, Any]] | None:
     """The architecture and its arguments in a config.json of timm's layout; None where it names no architecture."""
     try:
-        config = _decoded(path.read_text(encoding="utf-8"), str(path))
+        with path.open(encoding="utf-8") as file:
+            config = _decoded(file.read(LONGEST_TEXT + 1), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ArchitectureError(f"{path} cannot be read.", _REMEDY) from error
     if not isinstance(config, dict):
         raise ArchitectureError(f"{path} is no JSON object.", _REMEDY)
     if "architecture" not in config:
         return None
-    return _text(config["architecture"], path), checked(_arguments(config, path), str(path))
+    return _text(config["architecture"], path), checked(_arguments(config, path, sizes), str(path), sizes)
 
 
-def _arguments(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    arguments = dict(checked(config.get("model_args") or {}, str(path)))
+def _arguments(config: dict[str, Any], path: Path, sizes: Collection[int]) -> dict[str, Any]:
+    arguments = dict(checked(config.get("model_args") or {}, str(path), sizes))
     if config.get("num_classes") is not None:
         arguments["num_classes"] = config["num_classes"]
     # Older files keep the preprocessing at the top instead of under pretrained_cfg.
@@ -76,7 +115,11 @@ def _text(value: Any, path: Path) -> str:
 
 
 def _decoded(text: str, origin: str) -> Any:
+    if len(text) > LONGEST_TEXT:
+        raise ArchitectureError(f"The network's description in {origin} is longer than {LONGEST_TEXT}.", _REMEDY)
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse(text, most=MOST_VALUES, deepest=DEEPEST)
+    except BoundError as error:
+        raise ArchitectureError(f"The network's description in {origin} is not read: {error}.", _REMEDY) from error
+    except ValueError as error:
         raise ArchitectureError(f"The network's description in {origin} is not JSON.", _REMEDY) from error

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgeon.checkpoint.safetensors_file import read_safetensors
+from surgeon.bounded_json import parse
+from surgeon.checkpoint.safetensors_file import LONGEST_HEADER, read_safetensors
 from surgeon.checkpoint.write import write_tensors
 from surgeon.errors import CheckpointError
 
@@ -20,6 +21,7 @@ TREE_KEY, DIGEST_KEY = "surgeon_tree", "surgeon_digest"
 LONGEST_TEXT = 2**26
 """Characters of JSON: parsed, they may take twenty times the memory."""
 
+MOST_VALUES = 2**21
 DEEPEST = 30
 NOTHING = "nothing"
 """Name of a tensor without numbers: safetensors wants at least one."""
@@ -55,14 +57,14 @@ def read_tree(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        tensors, metadata = read_safetensors(path)
+        tensors, metadata = read_safetensors(path, LONGEST_HEADER)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
     text = metadata.get(TREE_KEY, "")
     if len(text) > LONGEST_TEXT or metadata.get(DIGEST_KEY) != digest(tensors, text):
         raise _damaged(path)
     try:
-        return _unpacked(json.loads(text), tensors, DEEPEST)
+        return _unpacked(parse(text, most=MOST_VALUES, deepest=4 * DEEPEST, constant=float), tensors, DEEPEST)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise _damaged(path) from error
 

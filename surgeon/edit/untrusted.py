@@ -1,11 +1,12 @@
 """JSON from a file that is not trusted: every value is checked before it is used, and no error repeats one."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
+from surgeon.bounded_json import BoundError
+from surgeon.bounded_json import parse as parse_json
 from surgeon.errors import PlanError, SurgeonError
 
 T = TypeVar("T")
@@ -14,6 +15,7 @@ REMEDY = "Make the plan anew and save it again."
 LONGEST_TEXT = 2**24
 """Characters of JSON: parsed, they may take twenty times the memory."""
 
+MOST_VALUES, DEEPEST_JSON = 2**19, 20
 LONGEST_NAME = 1000
 DEEPEST = 5
 LARGEST = 2**62
@@ -135,6 +137,8 @@ def parse(text: str, origin: str) -> Node:
     if len(text) > LONGEST_TEXT:
         raise PlanError(f"{origin} describes its plan in more than {LONGEST_TEXT} characters.", REMEDY)
     try:
-        return Node(json.loads(text), f"{origin}: plan")
-    except (ValueError, RecursionError) as error:
+        return Node(parse_json(text, most=MOST_VALUES, deepest=DEEPEST_JSON, constant=float), f"{origin}: plan")
+    except BoundError as error:
+        raise PlanError(f"{origin} describes its plan in JSON that is not read: {error}.", REMEDY) from error
+    except ValueError as error:
         raise PlanError(f"{origin} describes its plan in something else than JSON.", REMEDY) from error

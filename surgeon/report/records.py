@@ -1,11 +1,11 @@
 """Records of runs, read from files that are not trusted: nothing that they name is imported or run."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surgeon.bounded_json import BoundError, parse
 from surgeon.errors import DataError
 from surgeon.report.untrusted import REMEDY, Entry, printable
 
@@ -14,6 +14,9 @@ LARGEST_FILE = 2**26
 
 CONTROL = "finetune"
 """The method of a run that operates on nothing."""
+
+MOST_VALUES, DEEPEST = 2**19, 40
+"""Of the JSON in it."""
 
 MOST_EPOCHS = 10_000
 """Epochs of a run: a page draws no more."""
@@ -141,8 +144,10 @@ def decoded(path: Path) -> dict[str, Any]:
     if len(content) > LARGEST_FILE:
         raise DataError(f"{path} is larger than {LARGEST_FILE} bytes.", REMEDY)
     try:
-        value = json.loads(content, parse_constant=lambda name: None)
-    except (ValueError, RecursionError) as error:
+        value = parse(content.decode(), most=MOST_VALUES, deepest=DEEPEST, constant=lambda name: None)
+    except BoundError as error:
+        raise DataError(f"{path} is not read: {error}.", REMEDY) from error
+    except ValueError as error:
         raise DataError(f"{path} is no JSON that can be read.", REMEDY) from error
     if not isinstance(value, dict):
         raise DataError(f"{path} is no record of a run.", REMEDY)
