@@ -2,6 +2,7 @@
 
 import hashlib
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,6 @@ def read(path: str | Path, weights: str | None = None) -> Checkpoint:
     _check_file(path)
     metadata: dict[str, str] = {}
     try:
-        sha256 = _sha256(path)
         if (file_format(path) or _promised_format(path)) == "safetensors":
             content, metadata = read_safetensors(path)
             if STRUCTURE_KEY in metadata and len(content) > 1:
@@ -65,9 +65,22 @@ def read(path: str | Path, weights: str | None = None) -> Checkpoint:
             nest = unnest(content, path, weights)
         else:
             nest = unnest(read_torch(path), path, weights)
+        _check_claim(path, nest.tensors)
+        # Last, since it takes as long as the file is large: what is refused need not be read through.
+        sha256 = _sha256(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
     return Checkpoint(path, strip_prefix(nest.tensors), metadata, sha256, nest.key, _notes(path, nest))
+
+
+def _check_claim(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that together have more memory than the file has bytes, before any of it is looked at."""
+    storages = [tensor.untyped_storage() for tensor in tensors.values()]
+    claimed = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    if claimed > (size := path.stat().st_size):
+        raise CheckpointError(
+            f"{path} claims {claimed} bytes of tensors, and has {size} in all.", "Fetch or save the file again."
+        )
 
 
 def _promised_format(path: Path) -> Format:

@@ -96,13 +96,16 @@ def _wrappers(content: Mapping[Any, Any]) -> list[str]:
     return [key for key in keys if _is_nest(content[key])] or keys[:1]
 
 
-def _is_nest(value: Any, depth: int = DEEPEST) -> bool:
+def _is_nest(value: Any) -> bool:
     """Whether tensors by name are in it, or in what its wrapper keys hold."""
-    if not isinstance(value, Mapping) or not depth:
-        return False
-    if any(isinstance(item, Tensor) for item in value.values()):
-        return True
-    return any(_is_nest(value.get(key), depth - 1) for key in WRAPPERS)
+    level = [value]
+    for _ in range(DEEPEST):
+        mappings = [one for one in level if isinstance(one, Mapping)]
+        if any(isinstance(item, Tensor) for one in mappings for item in one.values()):
+            return True
+        # A file may hold one mapping under many keys, and that on every level: each is looked at once.
+        level = list({id(nested): nested for one in mappings for nested in map(one.get, WRAPPERS)}.values())
+    return False
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
@@ -122,5 +125,11 @@ def _dense(name: str, tensor: Tensor, path: Path) -> Tensor:
         raise CheckpointError(
             f"The tensor {shown(name)} of {path} is sparse, quantized or without data.",
             "Give a checkpoint of dense tensors.",
+        )
+    storage = tensor.untyped_storage()
+    if tensor.nbytes > storage.nbytes():
+        raise CheckpointError(
+            f"The tensor {shown(name)} of {path} has {tensor.numel()} numbers, more than its storage.",
+            "Save a contiguous copy of it.",
         )
     return tensor.detach()

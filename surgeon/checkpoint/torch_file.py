@@ -1,9 +1,12 @@
 """Read what `torch.save` wrote, tensors and plain containers only: no code of the file's choosing is ever run."""
 
 import argparse
+import contextlib
+import mmap
 import pickle
 import re
 import struct
+import tarfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,18 @@ from typing import Any
 import torch
 
 from surgeon.checkpoint.display import listed
+from surgeon.checkpoint.pickle_check import PickleError, check_pickle
 from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
+from surgeon.checkpoint.zip_directory import ArchiveError, records
 from surgeon.errors import CheckpointError
 
 ZIP_MAGIC = b"PK\x03\x04"
+TORCHSCRIPT = b"/constants.pkl"
+PICKLES = b".pkl"
+PICKLES_BEFORE_STORAGES = 5
+"""In a file of PyTorch before 1.6: a mark, a version, the system, the object, and the names of its storages."""
+
+_REMEDY = "Fetch the file again, or save its state dict with torch.save."
 
 # What the restricted unpickler and the zip reader raise on damaged files.
 _DAMAGE = (
@@ -27,10 +38,12 @@ def read_torch(path: Path) -> Any:
     """Read a file of `torch.save` with `weights_only=True`, mapped into memory where its format allows.
 
     Raises:
-        CheckpointError: the file is damaged, is no such file, or holds objects other than tensors.
+        CheckpointError: the file is damaged, is no such file, holds objects other than tensors, or asks for more
+            memory or time than tensors of its size take.
     """
     with path.open("rb") as file:
         zipped = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    _look_through(path, zipped)
     try:
         # timm's trainer stores its arguments beside the weights; a Namespace is a bag of attributes and runs nothing.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
@@ -42,6 +55,47 @@ def read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except _DAMAGE as error:
         raise _refusal(path, str(error)) from error
+
+
+def _look_through(path: Path, zipped: bool) -> None:
+    """Refuse what would cost more than it is worth, before PyTorch sees it."""
+    if not zipped and _is_tar(path):
+        raise CheckpointError(
+            f"{path} is a tar archive, as PyTorch before 0.2 wrote them.",
+            "Load it with a PyTorch of that time, and save its state dict with torch.save.",
+        )
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        try:
+            if zipped:
+                _check_archive(path, content)
+            else:
+                place = 0
+                for _ in range(PICKLES_BEFORE_STORAGES):
+                    place = check_pickle(content, place)
+        except ArchiveError as error:
+            raise CheckpointError(f"{path} {error}.", _REMEDY) from error
+        except PickleError as error:
+            raise CheckpointError(f"{path} holds a pickle that is not loaded: {error}.", _REMEDY) from error
+
+
+def _check_archive(path: Path, content: mmap.mmap) -> None:
+    held = records(content)
+    if any(record.name.endswith(TORCHSCRIPT) for record in held):
+        raise _refusal(path, "TorchScript")
+    if not all(record.plain for record in held):
+        raise ArchiveError("has records that are compressed or encrypted, as those of PyTorch never are")
+    for record in held:
+        if record.name.lower().endswith(PICKLES):
+            # Without a copy, and released at once: a file cannot be unmapped while something looks at it.
+            with memoryview(content) as whole, whole[record.start : record.start + record.size] as part:
+                check_pickle(part)
+
+
+def _is_tar(path: Path) -> bool:
+    """Whether PyTorch would take a file for one of its oldest: it then makes a folder, even to refuse it."""
+    with contextlib.suppress(tarfile.TarError), tarfile.open(path, "r:"):
+        return True
+    return False
 
 
 def _refusal(path: Path, message: str) -> CheckpointError:
@@ -58,7 +112,4 @@ def _refusal(path: Path, message: str) -> CheckpointError:
             f"{path} holds Python objects other than tensors{named}, and loading those could run code.",
             "Save its state dict alone, with torch.save or as safetensors.",
         )
-    return CheckpointError(
-        f"{path} is truncated, damaged, or no checkpoint of PyTorch.",
-        "Fetch the file again, or save it with torch.save.",
-    )
+    return CheckpointError(f"{path} is truncated, damaged, or no checkpoint of PyTorch.", _REMEDY)
