@@ -14,6 +14,7 @@ from torch import nn
 
 from surgeon.checkpoint.architecture import Architecture
 from surgeon.checkpoint.code_file import NUM_CLASSES, call_function, default_arguments
+from surgeon.checkpoint.construction import ExcessError, bounded, check_memory, most_bytes
 from surgeon.checkpoint.display import shown
 from surgeon.checkpoint.fit import REMEDY, Misfit, check_fit, misfits
 from surgeon.checkpoint.read import Checkpoint
@@ -61,11 +62,11 @@ def build(architecture: Architecture, checkpoint: Checkpoint | None = None) -> n
     if architecture.source == "file":
         architecture = _with(architecture, default_arguments(architecture.name) | architecture.arguments)
     if checkpoint is None:
-        model = _construct(architecture, initialize=True)
+        model = _construct(architecture)
     else:
         structure = _structure(checkpoint)
         architecture = _adapted(architecture, checkpoint, structure)
-        model = _resized(architecture, structure) if structure else _construct(architecture, initialize=False)
+        model = _resized(architecture, structure) if structure else _construct(architecture, checkpoint)
     # Into the dictionary, since nn.Module declares that it takes nothing but tensors and modules as attributes.
     vars(model)["surgeon_architecture"] = architecture
     return model
@@ -96,9 +97,15 @@ def _adapted(architecture: Architecture, checkpoint: Checkpoint, structure: Stru
         check_fit(
             skeleton.state_dict(), checkpoint, str(architecture), _remedy(requested, checkpoint, structure, found)
         )
+    if architecture.source != "file":
+        # Some of what a network keeps in memory is no part of its state, and as large as its arguments say.
+        try:
+            check_memory(skeleton, most_bytes(checkpoint.tensors))
+        except ExcessError as error:
+            raise _unbuildable(architecture, error) from error
     if structure:
         images = architecture.source == "timm"
-        check_passage(skeleton, lambda: _bare(architecture), images=images, origin=str(checkpoint.path))
+        check_passage(skeleton, lambda: _bare(architecture, checkpoint), images=images, origin=str(checkpoint.path))
     return architecture
 
 
@@ -173,26 +180,24 @@ def _skeleton_or_none(architecture: Architecture, checkpoint: Checkpoint, struct
 def _shaped_skeleton(architecture: Architecture, checkpoint: Checkpoint, structure: Structure) -> nn.Module:
     """The skeleton with a structure; refused where it cannot have that."""
     if not structure:
-        return _skeleton(architecture)
-    skeleton = _bare(architecture)
+        return _skeleton(architecture, checkpoint)
+    skeleton = _bare(architecture, checkpoint)
     check_layers(skeleton, structure, checkpoint.tensors, str(checkpoint.path))
     rebuild(skeleton, structure)
     return skeleton
 
 
-def _bare(architecture: Architecture) -> nn.Module:
+def _bare(architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
     """The skeleton without any memory."""
-    return _skeleton(architecture).to("meta")
+    return _skeleton(architecture, checkpoint).to("meta")
 
 
 def _resized(architecture: Architecture, structure: Structure) -> nn.Module:
     """The network with a structure that was checked; where its builder is a library's, with no memory for more."""
-    if architecture.source == "file":
+    # What the arguments of a file ask for may be of any size until the structure makes it small.
+    empty = init_empty_weights(include_buffers=False) if architecture.source != "file" else contextlib.nullcontext()
+    with empty:
         model = _construct(architecture, initialize=False)
-    else:
-        # What the arguments of a file ask for may be of any size until the structure makes it small.
-        with init_empty_weights(include_buffers=False):
-            model = _construct(architecture, initialize=False)
     rebuild(model, Structure(structure.widths))
     _give_memory(model)
     # Numbers of channels are kept where the weights are, so the sets come last.
@@ -210,35 +215,52 @@ def _give_memory(model: nn.Module) -> None:
                 setattr(module, name, made.setdefault(id(parameter), own))
 
 
-def _skeleton(architecture: Architecture) -> nn.Module:
+def _skeleton(architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
     """The network without memory for its weights where possible: a checkpoint's word may ask for any amount."""
     if architecture.source == "file":
-        return _construct(architecture, initialize=False)
+        return _construct(architecture, checkpoint)
     try:
         with torch.device("meta"):
-            return _construct(architecture, initialize=False)
+            return _construct(architecture, checkpoint)
     except ArchitectureError as error:
         # Some builders compute their widths with tensors, and torch cannot read a number from one without memory.
         if isinstance(error.__cause__, NotImplementedError):
-            return _construct(architecture, initialize=False)
+            return _construct(architecture, checkpoint)
         raise
 
 
-def _construct(architecture: Architecture, *, initialize: bool) -> nn.Module:
+def _construct(
+    architecture: Architecture, checkpoint: Checkpoint | None = None, *, initialize: bool | None = None
+) -> nn.Module:
+    """Call the builder.
+
+    Args:
+        architecture: which one, and its arguments.
+        checkpoint: what the network is for, which bounds how large it may be; None where it is not known, or no bound.
+        initialize: draw random weights, where that can be chosen; by default where there is no checkpoint.
+    """
+    bounds = bounded(most_bytes(checkpoint.tensors) if checkpoint is not None else None)
     try:
-        model = _call_builder(architecture, initialize)
+        # What the user's own code builds is the user's to bound.
+        with contextlib.nullcontext() if architecture.source == "file" else bounds:
+            model = _call_builder(architecture, checkpoint is None if initialize is None else initialize)
     except _FAILURES as error:
-        given = f" with {shown(architecture.arguments)}" if architecture.arguments else ""
-        raise ArchitectureError(
-            f"{architecture} cannot be built{given}: {type(error).__name__}, {shown(error)}.",
-            "Pass another --arch, or correct the arguments in the header or config.json.",
-        ) from error
+        raise _unbuildable(architecture, error) from error
     if not isinstance(model, nn.Module):
         raise ArchitectureError(
             f"{architecture} returned a {type(model).__name__} instead of a network.",
             "Pass --arch with a function that builds one.",
         )
     return model
+
+
+def _unbuildable(architecture: Architecture, error: Exception) -> ArchitectureError:
+    given = f" with {shown(architecture.arguments)}" if architecture.arguments else ""
+    reason = shown(error) if isinstance(error, ExcessError) else f"{type(error).__name__}, {shown(error)}"
+    return ArchitectureError(
+        f"{architecture} cannot be built{given}: {reason}.",
+        "Pass another --arch, or correct the arguments in the header or config.json.",
+    )
 
 
 def _call_builder(architecture: Architecture, initialize: bool) -> Any:
