@@ -47,6 +47,7 @@ def command(
     from surgeon.data import check_classes, make_loader
     from surgeon.operate.images import check_input
     from surgeon.operate.inputs import num_outputs
+    from surgeon.operate.skipping import Skipping
     from surgeon.tuning import evaluate, make_accelerator
 
     model = network(checkpoint, arch, weights)
@@ -61,13 +62,14 @@ def command(
     for note in data.notes:
         render.say(note)
     loader = make_loader(data.val, batch_size=values["batch_size"], workers=values["workers"])
-    scores = evaluate(model, loader, accelerator=make_accelerator(), track=View(render.ERR).track)
+    skipping = Skipping(data, render.say)
+    scores = evaluate(model, loader, accelerator=make_accelerator(), track=skipping.watched(View(render.ERR).track))
+    skipped, _ = skipping.finish()
     if as_json:
-        render.echo(
-            json.dumps({"checkpoint": str(checkpoint), "data": data.name, **dataclasses.asdict(scores)}, indent=2)
-        )
+        figures = {**dataclasses.asdict(scores), **({"skipped": skipped} if skipped else {})}
+        render.echo(json.dumps({"checkpoint": str(checkpoint), "data": data.name, **figures}, indent=2))
     else:
         render.echo(
             f"top-1 {scores.top1:.2f} %   top-5 {scores.top5:.2f} %   loss {scores.loss:.4f}   "
-            f"({scores.images} images, {scores.seconds:.1f} s)"
+            f"({scores.images} images{f', {skipped} of them stand-ins' if skipped else ''}, {scores.seconds:.1f} s)"
         )

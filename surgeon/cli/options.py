@@ -98,6 +98,11 @@ def data_options(hold_out: float) -> Decorator:
         ),
         click.option("--data-root", type=CHECKPOINT, help="Folder of a torch/… data set, or cache of a hfds/… one."),
         click.option("--download", is_flag=True, help="Let torchvision fetch a torch/… data set that is missing."),
+        click.option(
+            "--skip-bad-images",
+            is_flag=True,
+            help="Leave out images that cannot be read, up to a tenth; another of the class stands in for each.",
+        ),
         click.option("--input-size", metavar="C,H,W", help="Override the network's input size."),
         click.option("--mean", metavar="R,G,B", help="Override the normalization's mean, for pixels in [0, 1]."),
         click.option("--std", metavar="R,G,B", help="Override the normalization's standard deviation."),
@@ -159,6 +164,7 @@ def open_images(model: nn.Module, values: dict[str, Any], seed: int) -> ImageDat
         auto_augment=values.get("aa"),
         erasing=values.get("reprob", 0.0),
         classes=num_outputs(model),
+        skip_bad_images=values["skip_bad_images"],
     )
 
 

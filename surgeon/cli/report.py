@@ -73,6 +73,7 @@ def _open_images(values: dict[str, Any], model: nn.Module, seed: int) -> Images:
     from surgeon.cli.live import View
     from surgeon.data import check_classes, make_loader
     from surgeon.operate.inputs import num_outputs
+    from surgeon.operate.skipping import Skipping
     from surgeon.report.images import Images
     from surgeon.tuning import make_accelerator
 
@@ -84,4 +85,5 @@ def _open_images(values: dict[str, Any], model: nn.Module, seed: int) -> Images:
     )
     for note in data.notes:
         render.say(note)
-    return Images(data.name, data.classes, data.real, calibration, val, make_accelerator(), View(render.ERR).track)
+    track = Skipping(data, render.say).watched(View(render.ERR).track)
+    return Images(data.name, data.classes, data.real, calibration, val, make_accelerator(), track)

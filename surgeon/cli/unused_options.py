@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from surgeon.errors import OptionError
 
-READ_FROM_DATA = ("limit", "hold_out", "data_root", "download")
+READ_FROM_DATA = ("limit", "hold_out", "data_root", "download", "skip_bad_images")
 MADE_WITHOUT_DATA = ("exemplars", "exemplar_steps", "exemplar_size", "save_exemplars")
 WITHOUT_DECAY_RATE = ("cosine", "tanh", "none")
 NOT_WRITTEN_BY_A_DRY_RUN = ("save_exemplars", "tensorboard", "model_card")
@@ -54,6 +54,8 @@ def refuse_unused_of_data(ctx: click.Context, data: str | None) -> None:
     family = named.prefix(data)
     if is_synthetic(data):
         refuse_unused(ctx, ["hold_out"], f"with --data {data}: all of these images are trained on")
+    if is_synthetic(data) or data == "digits":
+        refuse_unused(ctx, ["skip_bad_images"], f"with --data {data}: these images are in no files of their own")
     if not family:
         refuse_unused(ctx, ["data_root"], f"with --data {data}: it is for torch/…, hfds/… and other names of timm's")
     if family != named.TORCH:

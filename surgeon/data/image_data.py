@@ -1,10 +1,13 @@
 """A data set in the forms that an operation needs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset
+
+from surgeon.data.images import LabelledImages
+from surgeon.data.unreadable import Unreadable
 
 IMAGES, EXEMPLARS, RANDOM = "images", "exemplars", "random"
 """What `ImageData.source` calls images that somebody took, images made from a checkpoint, and noise."""
@@ -23,6 +26,8 @@ class ImageData:
         notes: what a reader of any results should know.
         training_notes: what a reader of the results of training should know beside them.
         source: for the record: its `kind`, and where the images come from.
+        skipping: the sets that the images are of, each with those that were found unreadable and are left out; () where
+            such an image is an error.
     """
 
     name: str
@@ -33,6 +38,7 @@ class ImageData:
     notes: tuple[str, ...] = ()
     training_notes: tuple[str, ...] = ()
     source: Mapping[str, Any] = field(default_factory=lambda: {"kind": IMAGES})
+    skipping: Sequence[tuple[LabelledImages, Unreadable]] = ()
 
     @property
     def real(self) -> bool:

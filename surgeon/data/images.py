@@ -16,30 +16,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from surgeon.data.transforms import Transform
-from surgeon.errors import DataError
+from surgeon.data.unreadable import Unreadable, UnreadableImageError, UnreadableImagesError, stand_ins
 
 # What decoders raise on broken files; Pillow does not wrap them.
 _BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, AssertionError, OverflowError, MemoryError,
     struct.error, zlib.error, PIL.Image.DecompressionBombError,
 )  # fmt: skip
-
-
-class UnreadableImageError(DataError):
-    """An image cannot be read.
-
-    A worker of a DataLoader can hand on an exception only by its type and one text, in which it buries what the
-    exception said under a traceback. So this kind has one argument, and finds its own words again.
-
-    Args:
-        problem: one sentence, or a text with a traceback that ends in this exception.
-    """
-
-    REMEDY = "Repair or remove that image."
-
-    def __init__(self, problem: str) -> None:
-        own = problem.rpartition(f"{type(self).__name__}: ")[2]
-        super().__init__(own.strip().removesuffix(self.REMEDY).strip(), self.REMEDY)
 
 
 @dataclass(frozen=True)
@@ -60,6 +43,10 @@ class LabelledImages:
     where: Callable[[int], str]
     paths: Sequence[str] = ()
 
+    def shown(self, index: int) -> str:
+        """Return what to call an image in a message, which has to stay one line."""
+        return ascii(self.where(index))[1:-1]
+
 
 class ImageTensors(Dataset[tuple[Tensor, int]]):
     """Some images of a set, as tensors.
@@ -70,6 +57,8 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         channels: 3 for colour, 1 for gray.
         transform: from an image to a tensor.
         seed: of the transform's random choices, together with epoch and index; None for a transform that makes none.
+        unreadable: takes down the images of the set that cannot be read, in whose places others of their class then
+            stand, see `stand_ins`; without it such an image is an error.
 
     Attributes:
         keeps_to_itself: reading an item draws from no generator but its own, so that items may be left out.
@@ -78,13 +67,20 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
     keeps_to_itself = True
 
     def __init__(
-        self, images: LabelledImages, indices: Tensor, channels: int, transform: Transform, seed: int | None = None
+        self,
+        images: LabelledImages,
+        indices: Tensor,
+        channels: int,
+        transform: Transform,
+        seed: int | None = None,
+        unreadable: Unreadable | None = None,
     ) -> None:
         self.images = images
         self.indices = indices
         self.mode = "L" if channels == 1 else "RGB"
         self.transform = transform
         self.seed = seed
+        self.unreadable = unreadable
 
     @property
     def labels(self) -> Tensor:
@@ -122,19 +118,36 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
             return self.transform(image), int(self.images.labels[index])
 
     def decoded(self, place: int) -> Image:
-        """One image before its transform.
+        """One image before its transform, or what stands in its place.
 
         Raises:
             DataError: it cannot be read.
         """
-        index = int(self.indices[place])
+        if self.unreadable is None:
+            return self._read(int(self.indices[place]))
+        for one in self._readable(place, self.unreadable):
+            index = int(self.indices[one])
+            try:
+                return self._read(index)
+            except UnreadableImageError:
+                self.unreadable.add(index)
+        label = int(self.images.labels[self.indices[place]])
+        raise UnreadableImagesError(f"No image of the class {ascii(self.images.classes[label])[1:-1]} can be read.")
+
+    def _readable(self, place: int, unreadable: Unreadable) -> Iterator[int]:
+        """Yield the place of an image, and then those of what may stand in for it, as far as nothing speaks against."""
+        if int(self.indices[place]) not in unreadable:
+            yield place
+        # Only now, since every image of the set is looked at for it.
+        unreadable.check(self.indices)
+        yield from (one for one in stand_ins(place, self.labels) if int(self.indices[one]) not in unreadable)
+
+    def _read(self, index: int) -> Image:
         try:
             return self.images.read(index).convert(self.mode)
         except _BROKEN as error:
-            # The path is escaped since the message has to stay one line.
-            where = ascii(self.images.where(index))[1:-1]
             reason = str(error).partition("\n")[0] or type(error).__name__
-            raise UnreadableImageError(f"The image {where} cannot be read ({reason}).") from None
+            raise UnreadableImageError(f"The image {self.images.shown(index)} cannot be read ({reason}).") from None
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from surgeon.data.sampling import stratified_subset
 from surgeon.data.streams import open_stream
 from surgeon.data.synthetic import is_synthetic, open_synthetic
 from surgeon.data.transforms import Transform, evaluation_transform, training_transform
+from surgeon.data.unreadable import Unreadable
 from surgeon.errors import DataError
 
 FEWEST_CLASSES = 2
@@ -33,6 +34,7 @@ def open_data(
     auto_augment: str | None = None,
     erasing: float = 0.0,
     classes: int | None = None,
+    skip_bad_images: bool = False,
 ) -> ImageData:
     """Open a data set without reading its images.
 
@@ -50,9 +52,13 @@ def open_data(
         auto_augment: see `training_transform`, like the next.
         erasing: how likely a rectangle of a training image is replaced by noise.
         classes: of the network; only `random` has to be told.
+        skip_bad_images: leave out images that cannot be read, up to a tenth of them. In the place of each stands the
+            next one of its class that can be read, of the same split: all counts stay what they are, and what stands
+            where is the same in every epoch and every run. `ImageData.skipping` tells which they are.
 
     Raises:
-        DataError: the data set is missing, empty, has one class only, or has classes that differ between its splits.
+        DataError: the data set is missing, empty, has one class only, has classes that differ between its splits, or is
+            a stream of which no image can be left out.
         OptionError: timm does not know the augmentation policy, or the probability of erasing is out of range.
     """
     if limit is not None and limit < 1:
@@ -67,6 +73,11 @@ def open_data(
     if is_synthetic(spec):
         return open_synthetic(spec, config, vary, limit=limit, seed=seed, classes=classes)
     if named.prefix(spec) in named.STREAMS:
+        if skip_bad_images:
+            raise DataError(
+                f"Images of the stream {spec} cannot be left out: nothing tells one from another.",
+                "Leave --skip-bad-images out, or give a folder of images.",
+            )
         return _streamed(spec, config, varied, limit, seed, root)
     splits = _open(spec, root, download)
     for part in (splits.train, splits.val):
@@ -77,7 +88,7 @@ def open_data(
         # The digits fill their 8x8 pixels: a crop of the middle would cut them.
         config = replace(config, crop_pct=1.0)
     varied = training_transform(config, small=is_digits, flip=not is_digits, auto_augment=auto_augment, erasing=erasing)
-    return _image_data(spec, splits, config, varied, limit, seed, hold_out)
+    return _image_data(spec, splits, config, varied, limit, seed, hold_out, skip_bad_images)
 
 
 def check_classes(data: ImageData, num_outputs: int) -> None:
@@ -118,8 +129,13 @@ def _image_data(
     limit: int | None,
     seed: int,
     hold_out: float,
+    skip: bool,
 ) -> ImageData:
     val_images = splits.val or splits.train
+    # A set that is divided has one for both parts.
+    sets = (splits.train,) if splits.val is None else (splits.train, splits.val)
+    skipping = tuple((images, Unreadable(len(images.labels))) for images in sets) if skip else ()
+    bad_train, bad_val = (skipping[0][1], skipping[-1][1]) if skipping else (None, None)
     train, val, notes = _divided(splits, seed, hold_out)
     if limit is not None:
         notes += _limit_notes(limit, train, val, splits.train)
@@ -129,11 +145,12 @@ def _image_data(
     return ImageData(
         name=spec,
         classes=splits.train.classes,
-        train=ImageTensors(splits.train, train, channels, varied, seed),
-        calibration=ImageTensors(splits.train, train, channels, unchanged),
-        val=ImageTensors(val_images, val, channels, unchanged),
+        train=ImageTensors(splits.train, train, channels, varied, seed, bad_train),
+        calibration=ImageTensors(splits.train, train, channels, unchanged, unreadable=bad_train),
+        val=ImageTensors(val_images, val, channels, unchanged, unreadable=bad_val),
         notes=notes,
         training_notes=splits.training_notes,
+        skipping=skipping,
     )
 
 

@@ -65,7 +65,8 @@ class Record:
         checkpoint: path and SHA-256 of the input; empty for a network without a file.
         output: path of the result, or None.
         data: what the images were: their `kind`, which is `images`, `exemplars` or `random`, their name, and for
-            exemplars where they are kept and how they were made; empty without images, and in Python.
+            exemplars where they are kept and how they were made; `skipped`, where there are any, counts images that
+            could not be read and were left out; empty without images, and in Python.
         partner: of a method that mixes two networks, whether the second was trained along, and its path and SHA-256
             where it came from a file; empty for other methods.
         device: where it ran.

@@ -25,6 +25,7 @@ from surgeon.operate.job_inputs import Opened, open_job
 from surgeon.operate.job_loaders import images_identity, loader, training_loader
 from surgeon.operate.plan import plan
 from surgeon.operate.record import Record, Stage
+from surgeon.operate.skipping import Skipping
 from surgeon.operate.start import check_start
 from surgeon.operate.stored_plan import save_plan
 from surgeon.operate.work import OnEpoch, OnResume, OnStage
@@ -35,8 +36,8 @@ from surgeon.tuning.compiling import without_compiler
 from surgeon.tuning.config import CHANGEABLE
 from surgeon.tuning.freeze import untrained_names
 
-HARMLESS = {"workers", "download"}
-"""Options that decide on nothing but how a result comes about."""
+HARMLESS = {"workers", "download", "skip-bad-images"}
+"""Options that decide on nothing but how a result comes about, or whether there is one."""
 
 NOT_OF_THE_RESULT = {*HARMLESS, *(name.replace("_", "-") for name in CHANGEABLE)}
 """Options that a run may be continued with another value of; of some, if it is allowed to."""
@@ -57,6 +58,7 @@ def plan_job(job: Job, track: Track, say: Say) -> Plan:
     check_start(job)
     make_accelerator(job.tuning.mixed_precision)
     opened = open_job(job, track, say, only_plan=True)
+    track = Skipping(opened.data, say).watched(track)
     made = _make_plan(job, job.method, opened, track, say) if job.plan is None else job.plan.plan
     if job.plan_output is not None and is_main():
         save_plan(made, job.plan_output, overwrite=job.overwrite)
@@ -124,9 +126,11 @@ def _run(
     on_resume: OnResume,
 ) -> Record:
     opened = open_job(job, track, say)
-    if job.restart and job.states is not None:
+    if job.states is not None and (job.restart or not job.states.holds_state):
+        # Without a state the folder may hold what an earlier run has found in other images.
         job.states.drop_states()
     model = opened.model
+    skipping = Skipping(opened.data, say, job.states)
     data = None if opened.data is None else placed_images(job, opened.data, accelerator.device, say)
     best: list[tuple[int, dict[str, torch.Tensor]]] = []
 
@@ -151,7 +155,7 @@ def _run(
         "synthetic": data is not None and not data.real,
         "seed": job.seed,
         "accelerator": accelerator,
-        "track": track,
+        "track": skipping.watched(track),
         "on_stage": finished,
         "on_epoch": on_epoch,
         "on_resume": on_resume,
@@ -191,14 +195,15 @@ def _run(
     if not job.record_only:
         types, too_large = fitting_types(model, [model.state_dict(), *(state for _, state in best)])
         remarks += too_large
+    skipped, skipped_notes = skipping.finish()
     record = dataclasses.replace(
         record,
         checkpoint=opened.source,
         partner={**opened.partner_file, **record.partner},
         output=None if job.record_only else str(job.result),
-        data={} if data is None else {"name": data.name, **data.source},
+        data={} if data is None else {"name": data.name, **data.source, **({"skipped": skipped} if skipped else {})},
         recipe=job.recipe,
-        notes=(*record.notes, *opened.notes, *filter(None, [uncompiled]), *remarks),
+        notes=(*record.notes, *opened.notes, *filter(None, [uncompiled]), *skipped_notes, *remarks),
     )
     if is_main():
         _write(job, model, record, [state for _, state in best], types, say)

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,11 @@ OUTPUTS = "outputs"
 FINISHED = "finished"
 """What stands in the place of that list when all of them are complete and the rest is only to be removed."""
 
+UNREADABLE = "unreadable"
+"""A list in JSON of the images that are left out, as far as the run has come: for each set their indices."""
+
 LONGEST_LIST = 2**16
+LONGEST_UNREADABLE = 2**26
 
 
 class StateFolder:
@@ -123,11 +127,28 @@ class StateFolder:
         """Tell whether a run that did not come to its end may have written this file."""
         return self._place(output) in self._announced()
 
+    def take_down(self, unreadable: Sequence[Sequence[int]]) -> None:
+        """Keep which images of every set are left out; only the main process does.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if is_main():
+            self.make()
+            write_text(self.path / UNREADABLE, json.dumps(unreadable), overwrite=True)
+
+    @property
+    def unreadable(self) -> list[list[int]]:
+        """What `take_down` has kept; [] where there is nothing."""
+        sets = self._read(UNREADABLE, LONGEST_UNREADABLE)
+        whole = isinstance(sets, list) and all(isinstance(one, list) for one in sets)
+        return [[index for index in one if type(index) is int] for one in sets] if whole else []
+
     def drop_states(self) -> None:
         """Remove the states, so that the next run begins anew."""
         if is_main() and self.path.is_dir():
             self._sweep()
-            for path in self._states():
+            for path in (*self._states(), self.path / UNREADABLE):
                 path.unlink(missing_ok=True)
 
     def remove(self) -> None:
@@ -169,9 +190,13 @@ class StateFolder:
         return [place for place in places if isinstance(place, str)] if isinstance(places, list) else []
 
     def _listed(self) -> Any:
+        return self._read(OUTPUTS, LONGEST_LIST)
+
+    def _read(self, name: str, longest: int) -> Any:
+        """Return what a file of JSON says, or None where there is none that can be read."""
         try:
-            with (self.path / OUTPUTS).open("rb") as file:
-                return json.loads(file.read(LONGEST_LIST))
+            with (self.path / name).open("rb") as file:
+                return json.loads(file.read(longest))
         except (OSError, ValueError, RecursionError):
             return None
 

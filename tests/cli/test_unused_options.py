@@ -17,6 +17,8 @@ WITHOUT, WITH = "does nothing without --data.", "does nothing with --data: it is
         ([*APPLY, "--hold-out", "0.1"], f"--hold-out {WITHOUT}"),
         ([*APPLY, "--data-root", "x"], f"--data-root {WITHOUT}"),
         ([*APPLY, "--download"], f"--download {WITHOUT}"),
+        ([*APPLY, "--skip-bad-images"], f"--skip-bad-images {WITHOUT}"),
+        ([*APPLY, "--data", "digits", "--skip-bad-images"], "--skip-bad-images does nothing with --data digits: these"),
         ([*APPLY, "--data", "digits", "--exemplars", "32"], f"--exemplars {WITH}"),
         ([*APPLY, "--data", "digits", "--exemplar-steps", "9"], f"--exemplar-steps {WITH}"),
         ([*APPLY, "--data", "exemplars:x", "--exemplar-size", "9"], f"--exemplar-size {WITH}"),
