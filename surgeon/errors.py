@@ -57,3 +57,7 @@ class StateError(OutputError):
 
 class MemoryShortageError(SurgeonError):
     """The memory of the computer or of its accelerator ran out."""
+
+
+class LostProcessError(SurgeonError):
+    """A process that reads images, or another one of the same run, has died."""

@@ -17,6 +17,7 @@ BELOW: dict[str, set[str]] = {
     "printable": set(),
     "sound": set(),
     "memory": {"errors"},
+    "lost": {"errors", "memory"},
     "structure": set(),
     "processes": set(),
     "image_shape": set(),
@@ -32,6 +33,7 @@ BELOW: dict[str, set[str]] = {
     "exemplars": {"errors", "progress", "memory", "modes", "tuning", "data", "checkpoint"},
     "operate": {
         "errors",
+        "lost",
         "progress",
         "modes",
         "sound",

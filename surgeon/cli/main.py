@@ -13,7 +13,8 @@ import click
 
 from surgeon import __version__
 from surgeon.cli import voice
-from surgeon.errors import SurgeonError
+from surgeon.errors import LostProcessError, SurgeonError
+from surgeon.lost import named_loss
 from surgeon.memory import named_shortage
 from surgeon.printable import printable_lines
 
@@ -75,9 +76,12 @@ def main() -> None:
 def _run() -> int:
     """Run the command line, say what went wrong, and return the exit code."""
     try:
-        with named_shortage():
+        with named_loss(), named_shortage():
             code = cli(standalone_mode=False)
         voice.part()
+    except LostProcessError as error:
+        _complain(f"Error: {error.problem}\n{error.remedy}", alone=True)
+        return FAILED
     except SurgeonError as error:
         _complain(f"Error: {error.problem}\n{error.remedy}")
         return FAILED
@@ -96,6 +100,10 @@ def _run() -> int:
         # The reader of our output (head, less) has gone; nothing is wrong, and nothing is left to say.
         sys.stderr.close()
         return FAILED
+    except SystemExit as stop:
+        if stop.code == TERMINATED:
+            _complain("\nTerminated. Input and earlier outputs are untouched.")
+        raise
     except Exception:
         if voice.fails_first():
             raise
@@ -103,8 +111,8 @@ def _run() -> int:
     return code if isinstance(code, int) else 0
 
 
-def _complain(text: str) -> None:
-    if voice.fails_first():
+def _complain(text: str, *, alone: bool = False) -> None:
+    if voice.fails_first(alone=alone):
         click.echo(printable_lines(text), err=True)
 
 

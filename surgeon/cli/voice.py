@@ -36,8 +36,13 @@ def echo(text: str) -> None:
         click.echo(os.fsencode(text))
 
 
-def fails_first() -> bool:
-    """Tell whether this process is the first to fail; the others fail because of it, or of the same."""
+def fails_first(*, alone: bool = False) -> bool:
+    """Tell whether this process is the first to fail; the others fail because of it, or of the same.
+
+    Args:
+        alone: this process fails since it has lost another one, which may have been the main one and kept the place
+            where they meet.
+    """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return True
     from torch.distributed import TCPStore
@@ -46,8 +51,8 @@ def fails_first() -> bool:
         store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=PATIENCE)
         return bool(store.add("surgeon/failed", 1) == 1)
     except (LookupError, ValueError, RuntimeError):
-        # Where the processes cannot meet, the main one has to know.
-        return is_main()
+        # Where the processes cannot meet, the main one has to know, or whoever is left.
+        return alone or is_main()
 
 
 def part() -> None:

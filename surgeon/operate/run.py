@@ -14,6 +14,7 @@ from surgeon.checkpoint import refuse_existing, save, write_text
 from surgeon.checkpoint.precision import fitting_types
 from surgeon.edit.plan import Plan
 from surgeon.errors import OptionError, PlanError
+from surgeon.lost import named_loss
 from surgeon.operate.apply import apply
 from surgeon.operate.claim import claimed
 from surgeon.operate.device_images import placed_images
@@ -112,7 +113,7 @@ def run_job(
     if job.method is not None:
         find_method(job.method)
     accelerator = make_accelerator(job.tuning.mixed_precision, accumulate=job.tuning.accumulate)
-    with claimed(job):
+    with claimed(job), named_loss():
         return _run(job, accelerator, track, on_stage, on_epoch, say, on_resume)
 
 
