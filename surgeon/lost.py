@@ -1,12 +1,12 @@
 """What to say when a process is gone that this one needs: one that reads images, or another one of the run."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
 
 from surgeon.errors import LostProcessError
-from surgeon.memory import is_shortage
 
 WORKER = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) "
@@ -16,6 +16,9 @@ HANDING_OVER = ("torch.multiprocessing", "multiprocessing")
 """Modules that fetch a batch from the worker that has made it, which fails in their words where that is gone."""
 
 IN_THREAD = re.compile(r"^Caught (Connection\w+Error|EOFError|FileNotFoundError) in pin memory thread")
+
+PATIENCE = 0.5
+"""Seconds."""
 
 PEER = re.compile(
     r"gloo/transport|Connection closed by peer|failed to recv, got 0 bytes|remote process exited|"
@@ -34,9 +37,6 @@ OF_A_PEER = (
 
 def lost_process(error: BaseException) -> LostProcessError | None:
     """Return what an error says in plain words, where it says that a process is gone."""
-    # A worker that was killed for want of memory is another matter.
-    if is_shortage(error):
-        return None
     if isinstance(error, (OSError, EOFError)):
         return _dead_worker() if IN_THREAD.match(str(error)) or _is_handed_over(error) else None
     if not isinstance(error, RuntimeError):
@@ -49,6 +49,20 @@ def lost_process(error: BaseException) -> LostProcessError | None:
     if any(PEER.search(text) for text in texts):
         return LostProcessError("Another process of this run has ended, or cannot be reached any more.", OF_A_PEER)
     return None
+
+
+def _settled(error: BaseException) -> BaseException:
+    """Return what torch says of a worker that was found gone: it hears of a death by a signal, a little later.
+
+    It then raises an error wherever the program is, which is better done here than in what is said or put in order.
+    """
+    if isinstance(error, RuntimeError) or not _is_handed_over(error):
+        return error
+    try:
+        time.sleep(PATIENCE)
+    except RuntimeError as told:
+        return told
+    return error
 
 
 def _dead_worker(why: str = "") -> LostProcessError:
@@ -66,13 +80,15 @@ def _is_handed_over(error: BaseException) -> bool:
 def named_loss() -> Iterator[None]:
     """Say plainly when a process is gone, in place of what torch says; also as a decorator.
 
+    It goes around `named_shortage`, which knows better why a worker was killed.
+
     Raises:
         LostProcessError: it is.
     """
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
-        lost = lost_process(error)
+        lost = lost_process(_settled(error))
         if lost is None:
             raise
         raise lost from error

@@ -18,11 +18,12 @@ QUICK = ["--data", "digits", "--limit", "60", "--epochs", "1", "--workers", "0"]
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     """Run the command line in this process and return its exit code."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGCHLD)}
     monkeypatch.setattr(sys, "argv", ["surgeon", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         main()
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     return int(stopped.value.code or 0)
 
 

@@ -17,7 +17,7 @@ BELOW: dict[str, set[str]] = {
     "printable": set(),
     "sound": set(),
     "memory": {"errors"},
-    "lost": {"errors", "memory"},
+    "lost": {"errors"},
     "structure": set(),
     "processes": set(),
     "image_shape": set(),

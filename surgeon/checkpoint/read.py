@@ -50,13 +50,14 @@ def read(path: str | Path, weights: str | None = None) -> Checkpoint:
             weights are preferred, and a note says so.
 
     Raises:
-        CheckpointError: the file is missing, foreign, damaged, holds anything but named tensors, or nothing under the
-            key `weights`.
+        CheckpointError: the file is missing, foreign, damaged, changes meanwhile, holds anything but named tensors, or
+            nothing under the key `weights`.
     """
     path = Path(path)
     _check_file(path)
     metadata: dict[str, str] = {}
     try:
+        before = _version(path)
         if (file_format(path) or _promised_format(path)) == "safetensors":
             content, metadata = read_safetensors(path)
             if STRUCTURE_KEY in metadata and len(content) > 1:
@@ -68,6 +69,8 @@ def read(path: str | Path, weights: str | None = None) -> Checkpoint:
         _check_claim(path, nest.tensors)
         # Last, since it takes as long as the file is large: what is refused need not be read through.
         sha256 = _sha256(path)
+        if _version(path) != before:
+            raise CheckpointError(f"{path} was changed while it was read.", "Try again when nobody writes to it.")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
     return Checkpoint(path, strip_prefix(nest.tensors), metadata, sha256, nest.key, _notes(path, nest))
@@ -81,6 +84,12 @@ def _check_claim(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise CheckpointError(
             f"{path} claims {claimed} bytes of tensors, and has {size} in all.", "Fetch or save the file again."
         )
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """What another content of a file shows by, without reading it again."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _promised_format(path: Path) -> Format:

@@ -112,6 +112,9 @@ def _run() -> int:
 
 
 def _complain(text: str, *, alone: bool = False) -> None:
+    if hasattr(signal, "SIGCHLD"):
+        # torch raises an error wherever the program is when a process that reads images dies, and this is its end.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if voice.fails_first(alone=alone):
         click.echo(printable_lines(text), err=True)
 

@@ -27,16 +27,16 @@ def claimed(job: Job) -> Iterator[None]:
     The main process does, for all.
 
     Args:
-        job: what will be done; one that keeps no states is not held.
+        job: what will be done.
 
     Raises:
         OutputError: another run works there, or the folder of states cannot be made.
     """
     with contextlib.ExitStack() as stack:
         if is_main():
-            if job.states is not None and job.result.parent.is_dir():
-                stack.enter_context(_held(job.states))
-                job.states.tidy()
+            if job.result.parent.is_dir():
+                stack.enter_context(_held(job.claim))
+                job.claim.tidy()
             for path in (job.result, job.record, job.best, job.exemplar_file, *job.reports):
                 remove_leftovers(path)
         yield

@@ -143,8 +143,11 @@ class Job:
     @property
     def states(self) -> StateFolder | None:
         """What keeps the states of the run until it has ended; None where nothing is fine-tuned."""
-        if not self.has_images or not self.epochs:
-            return None
+        return self.claim if self.has_images and self.epochs else None
+
+    @property
+    def claim(self) -> StateFolder:
+        """The folder whose lock says who works on the outputs, also where no states are kept in it."""
         return StateFolder(self.result.with_name(f"{self.result.stem}.state"))
 
     def may_replace(self, path: Path) -> bool:

@@ -113,7 +113,7 @@ def run_job(
     if job.method is not None:
         find_method(job.method)
     accelerator = make_accelerator(job.tuning.mixed_precision, accumulate=job.tuning.accumulate)
-    with claimed(job), named_loss():
+    with named_loss(), claimed(job):
         return _run(job, accelerator, track, on_stage, on_epoch, say, on_resume)
 
 
