@@ -1,0 +1,59 @@
+"""A few of the faults of `faulty_runs`; for test_faults.
+
+A program of its own, which has everything imported before it starts its runs: `python short_faults.py FOLDER`.
+"""
+
+import gc
+import signal
+import socket
+import sys
+from collections import Counter
+from pathlib import Path
+
+import faulty_runs as runs
+import signalled_runs as signalled
+import sklearn.datasets
+import sklearn.model_selection
+
+IMPORTED = (sklearn.datasets, sklearn.model_selection)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def main(folder: Path) -> None:
+    runs.prepared(folder)
+    # What is imported would be looked through in every run.
+    gc.collect()
+    gc.freeze()
+    cases = {name: group[0] for name, group in runs.cases(folder).items()}
+    for case in cases.values():
+        case.folder.mkdir()
+    for name in ("finetune", "replaced"):
+        runs.measured(cases[name])
+    clocked, ends = runs.kill(cases["finetune"], 6, 4, Counter())
+    print(f"kills: 6 {clocked} {ends}")
+    replaced = cases["replaced"]
+    names = runs.writes(replaced)
+    for way, name in (("limit", "result.safetensors"), ("replace", "result.json")):
+        print(f"{name}: {runs.fill(replaced, way, names.index(name) + 1).splitlines()[0]}")
+    finetune = cases["finetune"]
+    print(f"read: {runs.fail_read(finetune, 'two.safetensors', 700).splitlines()[0]}")
+    # Where a third of the moments are over, the newest of two states is the third.
+    third = finetune.moments // 3
+    told = runs.fail_read(finetune, "state-00000003.safetensors", 100, at=third)
+    print(f"state: {told or 'went on'}")
+    print(f"twins: {tuple(sorted(runs.twins(finetune)))}")
+    killed, seconds = runs.lose_rank(finetune, 1, 9, free_port())
+    print(f"rank: {killed} {seconds:.1f}")
+    signalled.prepared(folder)
+    moments = signalled.counted(folder, "finetune")
+    for number, at in ((signal.SIGINT, moments // 2), (signal.SIGTERM, moments - 10)):
+        print(f"signal {int(number)}: {signalled.stopped(folder, 'finetune', number, at)}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

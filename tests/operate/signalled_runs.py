@@ -1,0 +1,125 @@
+"""Command lines that are interrupted or terminated at any moment, each in a process of its own."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from runpy import run_path
+from typing import Any
+
+import torch
+from faulty_runs import Moments, code_of, emptied
+from safetensors.torch import save_file
+
+import surgeon
+from surgeon.cli.live import View
+from surgeon.cli.main import main
+from surgeon.operate import job_inputs
+
+NETWORK = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 10)
+    )
+"""
+DIGITS = ["--data", "digits", "--input-size", "1,8,8", "--limit", "20", "--batch-size", "10", "--workers", "0"]
+TUNED = ["--epochs", "2", "--save-every", "1"]
+LEAST = 32
+"""Exemplars."""
+
+COMMANDS: dict[str, list[str]] = {
+    "apply": ["apply", "in.safetensors", "--method", "channel-regeneration", "--set", "threshold=2", *DIGITS, *TUNED],
+    "finetune": ["finetune", "in.safetensors", *DIGITS, *TUNED],
+    "compare": ["compare", "in.safetensors", "--methods", "reinit", "--seeds", "1", *DIGITS, *TUNED],
+    "evaluate": ["evaluate", "in.safetensors", *DIGITS],
+    "exemplars": [
+        "apply", "in.safetensors", "--method", "reinit", "--input-size", "1,8,8", "--exemplars", str(LEAST),
+        "--exemplar-steps", "3", "--batch-size", "16", "--workers", "0", *TUNED,
+    ],
+}  # fmt: skip
+
+
+def prepared(folder: Path) -> None:
+    """Write the network and its weights."""
+    (folder / "network.py").write_text(NETWORK)
+    torch.manual_seed(0)
+    model = run_path(str(folder / "network.py"))["build"]().eval()
+    save_file(model.state_dict(), folder / "in.safetensors")
+    graph = surgeon.trace(model, torch.zeros(2, 1, 8, 8))
+    job_inputs.trace_for_images = lambda model, images: graph
+
+
+def started(folder: Path, name: str, moments: Moments) -> int:
+    """Start a command line in a process of its own, which writes what it says to files, and return that."""
+    home = folder / name
+    home.mkdir(exist_ok=True)
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        for stream, file in ((1, "out"), (2, "err")):
+            descriptor = os.open(folder / f"{name}.{file}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(descriptor, stream)
+        for file in ("network.py", "in.safetensors"):
+            (home / file).write_bytes((folder / file).read_bytes())
+        os.chdir(home)
+        _watch(moments)
+        sys.argv = ["surgeon", *COMMANDS[name], "--arch", "network.py:build"]
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException as error:
+        traceback.print_exception(error)
+        raise
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _watch(moments: Moments) -> None:
+    track: Callable[..., Any] = View.track
+
+    def tracked(view: View, batches: Any, *arguments: Any, **options: Any) -> Any:
+        return moments.track(track(view, batches, *arguments, **options), *arguments[:1])
+
+    View.track = tracked
+    moments.watch_files()
+
+
+def counted(folder: Path, name: str) -> int:
+    """Return how many moments a command has, done once to its end."""
+    moments = Moments()
+    code = code_of(started(folder, name, moments))
+    assert code == 0, (folder / f"{name}.err").read_text()
+    emptied(folder / name)
+    return moments.last[0]
+
+
+def stopped(folder: Path, name: str, number: int, at: int) -> str:
+    """Send a signal to a command at a moment, hold what it says against what it should, and let it go on.
+
+    Returns:
+        The stage that it was in.
+    """
+    moments = Moments(at, lambda what: os.kill(os.getpid(), number))
+    code = code_of(started(folder, name, moments))
+    words = (folder / f"{name}.err").read_text()
+    where = f"{name}, {signal.Signals(number).name} at {moments.last}: {code}\n{words}"
+    assert code in ((130,) if number == signal.SIGINT else (130, 143)), where
+    assert "Traceback" not in words, where
+    last = [line for line in words.splitlines() if line.startswith(("Interrupted.", "Terminated."))]
+    assert last == words.splitlines()[-1:], where
+    code = code_of(started(folder, name, Moments()))
+    words = (folder / f"{name}.err").read_text()
+    # Everything may have been written already.
+    assert code == 0 or (code == 1 and " exists." in words), f"{where}\nand then\n{words}"
+    left = sorted(path.name for path in (folder / name).iterdir())
+    assert not [one for one in left if one.endswith((".tmp", ".state"))], (where, left)
+    emptied(folder / name)
+    return moments.last[1].split(":")[0]

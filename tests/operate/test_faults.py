@@ -1,0 +1,89 @@
+"""Runs under faults, in short; `benchmarks/faults_runs.py` does the same at length."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bad_images import image_folder
+from small_jobs import make_job, run
+from two_stages import make_network
+
+import surgeon
+from surgeon.checkpoint import read
+from surgeon.errors import CheckpointError, OutputError
+
+SHORT = Path(__file__).with_name("short_faults.py")
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the short program has found, by its parts."""
+    folder = tmp_path_factory.mktemp("faults")
+    done = subprocess.run([sys.executable, str(SHORT), str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+
+
+def test_killed_runs_leave_whole_outputs_and_come_to_the_same_end(printed: dict[str, str]) -> None:
+    kills, by_clock, ends = map(int, printed["kills"].split())
+    assert kills == 6
+    assert by_clock >= 1
+    assert ends >= 1
+
+
+def test_a_disk_that_is_full_is_told_and_everything_earlier_stays(printed: dict[str, str]) -> None:
+    assert printed["result.safetensors"].endswith("result.safetensors cannot be written: File too large.")
+    assert printed["result.json"].endswith("result.json cannot be written: No space left on device.")
+
+
+def test_reads_that_fail_are_told(printed: dict[str, str]) -> None:
+    assert printed["read"].endswith("two.safetensors cannot be read: Input/output error.")
+    # A state gives way to the one before it.
+    assert printed["state"] == "went on"
+
+
+def test_of_two_runs_with_one_output_one_wins(printed: dict[str, str]) -> None:
+    assert printed["twins"] == "(0, 2)"
+
+
+def test_a_process_that_has_lost_the_other_ends_soon_and_two_resume_the_run(printed: dict[str, str]) -> None:
+    killed, seconds = printed["rank"].split()
+    assert killed == "True"
+    assert float(seconds) < 60
+
+
+def test_a_signal_is_one_line_and_the_run_goes_on(printed: dict[str, str]) -> None:
+    assert {name for name in printed if name.startswith("signal")} == {"signal 2", "signal 15"}
+
+
+def test_a_checkpoint_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "two.safetensors"
+    surgeon.save(path, make_network())
+    hashed = read.__globals__["_sha256"]
+
+    def replaced(given: Path) -> str:
+        found: str = hashed(given)
+        surgeon.save(path, make_network(), metadata={"other": "file"}, overwrite=True)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setitem(read.__globals__, "_sha256", replaced)
+        with pytest.raises(CheckpointError, match="was changed while it was read"):
+            read(path)
+    assert read(path).metadata["other"] == "file"
+
+
+def test_a_run_that_keeps_no_states_is_held_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    surgeon.save(tmp_path / "two.safetensors", make_network())
+    image_folder(tmp_path / "images")
+    monkeypatch.setattr("surgeon.operate.claim.PATIENCE", 0.05)
+    values = {"init": "checkpoint", "method": "reinit", "options": {"criterion": "l2"}, "epochs": 0}
+    job = make_job(tmp_path / "two.safetensors", output=tmp_path / "out.safetensors", **values)
+
+    def again(stage: object) -> None:
+        run(job)
+
+    with pytest.raises(OutputError, match="Another run works with"):
+        run(job, on_stage=again)
+    assert not (tmp_path / "out.state").exists()
