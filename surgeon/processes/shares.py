@@ -6,6 +6,8 @@ the same number of batches: a network that is divided among them computes in all
 """
 
 import operator
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -39,11 +41,31 @@ def shared(batches: Iterable[Any], *, even: bool) -> Any:
     kept = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
             "generator", "prefetch_factor", "persistent_workers")  # fmt: skip
     options = {name: getattr(batches, name) for name in kept}
+    if batches.num_workers:
+        options["worker_init_fn"] = _Deaf(batches.worker_init_fn)
     if isinstance(batches.dataset, IterableDataset):
         stream = _StreamShare(batches.dataset, int(batches.batch_size or 1), even, batches.drop_last)
         # Batches that may have an image more can only be made by the stream itself.
         return DataLoader(stream, batch_size=batches.batch_size if even else None, **options)
     return DataLoader(batches.dataset, batch_sampler=_BatchShare(batches.batch_sampler, even), **options)
+
+
+@dataclass(frozen=True)
+class _Deaf:
+    """Lets workers outlive what stops the process that they read for, which may need one more batch to keep a state.
+
+    A launcher sends such a signal to everything in a process's group.
+    """
+
+    own: Callable[[int], None] | None
+
+    def __call__(self, worker: int) -> None:
+        """Be called in a worker as it begins."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if hasattr(os, "setpgid"):
+            os.setpgid(0, 0)
+        if self.own is not None:
+            self.own(worker)
 
 
 def is_share(batches: Any) -> bool:

@@ -1,5 +1,8 @@
 """Shares of batches: every image once, in the batches that one process would see. The processes are counted by hand."""
 
+import os
+import signal
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -113,3 +116,32 @@ def test_only_a_last_batch_that_may_be_smaller_is_uneven(monkeypatch: pytest.Mon
     assert uneven(DataLoader(Numbers(12), batch_size=2)) == [True] * 3
     groups = [[0, 1], [2, 3], [4], [5, 6]]
     assert uneven(DataLoader(Sized(7), batch_sampler=groups)) == [True] * 3
+
+
+class Signals(Dataset):
+    """How the process that reads takes an interrupt, and what group it is in."""
+
+    seed = 0
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, place: int) -> tuple[bool, int, int]:
+        return signal.getsignal(signal.SIGINT) is signal.SIG_IGN, os.getpgid(0), Signals.seed
+
+
+def _seed(worker: int) -> None:
+    Signals.seed = 7 + worker
+
+
+def test_workers_of_ones_own_loader_outlive_what_stops_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "count", lambda: 2)
+    monkeypatch.setattr(group, "index", lambda: 0)
+    monkeypatch.setattr(group, "is_main", lambda: True)
+    monkeypatch.setattr(group, "from_main", lambda value: value)
+    loader = DataLoader(Signals(), num_workers=1, worker_init_fn=_seed)
+    ((deaf, process_group, seed),) = shared(loader, even=True)
+    assert deaf.item()
+    assert process_group.item() != os.getpgid(0)
+    # What the loader's own function did is done as well.
+    assert seed.item() == 7
