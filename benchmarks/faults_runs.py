@@ -4,7 +4,7 @@ Every run is a process of its own on a tiny network, forked from one that has ev
 what stands at an output's name has to be whole and bitwise the expected file but for the times; the same command has to
 end like a run that was left alone, with nothing left over.
 
-    python benchmarks/faults_runs.py [--only kills,disk,reads,processes,twins,signals] [--kills 100] [--seed 0]
+    python benchmarks/faults_runs.py [--only kills,disk,reads,processes,twins,signals] [--kills 100] …
 
 It exits with 1 and says where, if one of these demands fails.
 """
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 # Imported once for all runs, which would each take seconds for it.
@@ -39,9 +39,9 @@ SECONDS = 60.0
 """Within which a process has to end that has lost the other one."""
 
 
-def kills(folder: Path, count: int, seed: int) -> None:
+def kills(folder: Path, names: Sequence[str], count: int, seed: int) -> None:
     """Kill the commands so many times each, shared by their cases."""
-    for name in COMMANDS:
+    for name in names:
         group, stages, clocked, ends, start = _cases(folder)[name], Counter[str](), 0, 0, time.perf_counter()
         for number, case in enumerate(group):
             runs.measured(case)
@@ -212,10 +212,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="kills,disk,reads,processes,twins,signals", help="parts, with commas")
     parser.add_argument("--kills", type=int, default=100, help="of each command")
+    parser.add_argument("--commands", default=",".join(COMMANDS), help="that are killed, with commas")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     parts: dict[str, Callable[[Path], None]] = {
-        "kills": lambda folder: kills(folder, args.kills, args.seed),
+        "kills": lambda folder: kills(folder, args.commands.split(","), args.kills, args.seed),
         "disk": disk,
         "reads": reads,
         "processes": processes,

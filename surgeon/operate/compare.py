@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from surgeon.checkpoint import write_text
+from surgeon.checkpoint.write import remove_leftovers
 from surgeon.errors import OutputError
 from surgeon.operate.comparison import Comparison, compared
 from surgeon.operate.comparison_checks import check_runs
@@ -51,6 +52,7 @@ def compare(
     _check_folder(folder)
     known = check_runs(runs, folder, hooks.track, hooks.say)
     make_folder(folder)
+    remove_leftovers(folder / COMPARISON)
     places = [Place(run, folder, one.terms, one.images) for run, one in zip(runs, known, strict=True)]
     before = sum(place.outcome() is not None for place in places)
     if before:
@@ -75,8 +77,16 @@ def compare(
         recipe=recipe or {},
         notes=notes(rows, outcomes, places, folder),
     )
-    write_text(folder / COMPARISON, comparison.to_json(), overwrite=True)
+    _write(comparison, folder / COMPARISON)
     return comparison
+
+
+def _write(comparison: Comparison, path: Path) -> None:
+    try:
+        write_text(path, comparison.to_json(), overwrite=True)
+    except OutputError:
+        # Another process that began just now may have taken the half file for what a killed one has left.
+        write_text(path, comparison.to_json(), overwrite=True)
 
 
 def _settled(places: Sequence[Place], hooks: Hooks, keep_weights: bool) -> list[Outcome]:

@@ -51,6 +51,18 @@ def claimed(folder: Path, is_over: Callable[[], bool]) -> Iterator[bool]:
         lock.release()
 
 
+def tidy(folder: Path) -> None:
+    """Remove what a process has left that was killed when its run was over and the claim was to go.
+
+    Args:
+        folder: of a run whose outcome is known.
+    """
+    if not (folder / CLAIM).exists():
+        return
+    with contextlib.suppress(OutputError), claimed(folder, lambda: True):
+        pass
+
+
 def _lock(file: Path) -> FileLock | None:
     """Take the lock, or return None where another process has it."""
     lock = FileLock(file, timeout=0)

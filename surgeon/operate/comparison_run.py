@@ -20,7 +20,7 @@ from surgeon.errors import (
     StateError,
     SurgeonError,
 )
-from surgeon.operate.comparison_claim import claimed
+from surgeon.operate.comparison_claim import claimed, tidy
 from surgeon.operate.comparison_recipe import files_terms, recipe
 from surgeon.operate.inputs import Say
 from surgeon.operate.job import Job
@@ -136,6 +136,7 @@ class Place:
         """
         known = self.outcome()
         if known is not None:
+            tidy(self.folder)
             return known
         with claimed(self.folder, lambda: self.outcome() is not None) as mine:
             # Another process may have come to its end just now.

@@ -1,17 +1,26 @@
 """Runs under faults, in short; `benchmarks/faults_runs.py` does the same at length."""
 
+import dataclasses
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from bad_images import image_folder
+from killed_runs import len_of
+from shared_comparison import make_runs
 from small_jobs import make_job, run
 from two_stages import make_network
 
 import surgeon
 from surgeon.checkpoint import read
 from surgeon.errors import CheckpointError, OutputError
+from surgeon.operate.compare import COMPARISON, compare
+from surgeon.operate.comparison_run import Hooks
+from surgeon.progress import no_progress
 
 SHORT = Path(__file__).with_name("short_faults.py")
 
@@ -87,3 +96,42 @@ def test_a_run_that_keeps_no_states_is_held_too(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OutputError, match="Another run works with"):
         run(job, on_stage=again)
     assert not (tmp_path / "out.state").exists()
+
+
+def test_what_a_killed_comparison_has_left_of_its_record_goes_with_the_next(tmp_path: Path) -> None:
+    compared = compared_runs(tmp_path)
+    half = tmp_path / "out" / f".surgeon-{sha256(COMPARISON.encode()).hexdigest()[:8]}-0123456789abcdef.tmp"
+    half.parent.mkdir()
+    half.write_text("{")
+    compared()
+    assert not half.exists()
+    assert (tmp_path / "out" / COMPARISON).exists()
+    # Killed when a run was over, before its claim was removed.
+    (run,) = tmp_path.glob("out/control-*")
+    (run / "claim").touch()
+    compared()
+    assert not (run / "claim").exists()
+
+
+def test_a_record_whose_half_was_taken_away_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, taken = os.replace, []
+
+    def take_away(source: Path, target: Path) -> None:
+        if Path(target).name == COMPARISON and not taken:
+            taken.append(source)
+            Path(source).unlink()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", take_away)
+    compared_runs(tmp_path)()
+    assert taken
+    assert (tmp_path / "out" / COMPARISON).exists()
+
+
+def compared_runs(folder: Path) -> Callable[[], object]:
+    """Return what compares a control with one method, which both have only one epoch."""
+    runs = [
+        dataclasses.replace(one, job=dataclasses.replace(one.job, epochs=1, save_every=None))
+        for one in make_runs(folder, 1, reinit={"criterion": "l2", "ratio": "0.3"})
+    ]
+    return lambda: compare(runs, folder / "out", Hooks(no_progress, len_of, len_of, len_of, len_of))
