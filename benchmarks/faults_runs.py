@@ -33,7 +33,11 @@ import signalled_runs as signalled
 
 IMPORTED = (sklearn.datasets, sklearn.model_selection, timm)
 COMMANDS = ("apply", "finetune", "compare")
-SMALL_DISK = "200k"
+SMALL_DISK = 2**20
+"""Bytes."""
+
+ROOM = (8_192, 32_768, 65_536, 98_304, 131_072, 196_608)
+"""Bytes that are left of it for a run that needs more."""
 PORT = 29700
 SECONDS = 60.0
 """Within which a process has to end that has lost the other one."""
@@ -85,8 +89,8 @@ def disk(folder: Path) -> None:
         runs.measured(case)
         filler = place / "filler"
         refusals = []
-        for kept in (8192, 24576, 40960, 61440, 81920):
-            filler.write_bytes(b"\1" * kept)
+        for room in ROOM:
+            filler.write_bytes(b"\1" * (SMALL_DISK - room))
             code = runs.code_of(runs.in_child(case, runs.Moments()))
             refusals.append(code == runs.REFUSED and "No space left" in runs.said(case))
             runs.check_whole(case)
@@ -97,7 +101,7 @@ def disk(folder: Path) -> None:
             runs.check_end(case)
             runs.emptied(case.folder)
         print(
-            f"disk: a tmpfs of {SMALL_DISK}: {sum(refusals)} of {len(refusals)} runs found it full, all resumed",
+            f"disk: a tmpfs of 1 MiB: {sum(refusals)} of {len(refusals)} runs found it full, all resumed",
             flush=True,
         )
 
