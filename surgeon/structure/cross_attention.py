@@ -1,9 +1,8 @@
 """A convolution in which surviving and rejuvenated channels attend to each other."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from surgeon.structure.structure import CrossSets
 
@@ -64,28 +63,24 @@ class CrossAttentionConv2d(nn.Conv2d):
 
 def attendable(module: nn.Module) -> bool:
     """Return whether a layer can be replaced by one with cross-attention: a plain convolution over images."""
-    if not isinstance(module, nn.Conv2d) or module.groups != 1 or "forward" in vars(module):
+    if not isinstance(module, nn.Conv2d) or module.groups != 1 or "forward" in vars(module) or is_parametrized(module):
         return False
     return type(module).forward in (nn.Conv2d.forward, CrossAttentionConv2d.forward)
 
 
 def attend(model: nn.Module, name: str, sets: CrossSets) -> None:
-    """Replace a convolution of a network by one with cross-attention, in place; its parameters stay the same objects.
+    """Give a convolution of a network cross-attention, in place; the layer and its parameters stay the same objects.
 
     Args:
         model: the network.
         name: the convolution's name, one that is `attendable`; one that has cross-attention already gets other sets.
         sets: which channels are rejuvenated.
     """
-    parent, _, own = name.rpartition(".")
     module = model.get_submodule(name)
     assert attendable(module)
     assert isinstance(module, nn.Conv2d)
-    if isinstance(module, CrossAttentionConv2d):
-        module.set_sets(sets)
-        return
-    # Made without memory: everything that it is follows, tensors, hooks and modes included.
-    replacement = CrossAttentionConv2d(1, 1, 1, device="meta")
-    vars(replacement).update({key: copy.copy(value) for key, value in vars(module).items()})
-    replacement.set_sets(sets)
-    setattr(model.get_submodule(parent), own, replacement)
+    if not isinstance(module, CrossAttentionConv2d):
+        # Not another object: a forward pass may reach the layer by other ways than by its name.
+        module.__class__ = CrossAttentionConv2d
+        assert isinstance(module, CrossAttentionConv2d)
+    module.set_sets(sets)

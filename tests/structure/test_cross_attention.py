@@ -69,6 +69,23 @@ def test_state_and_parameters_stay() -> None:
     assert torch.equal(twin(images), model(images))
 
 
+def test_whoever_holds_the_convolution_meets_the_attention() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = self.two = nn.Conv2d(5, 6, 3)
+            self.layers = [self.one]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers[0](x)
+
+    model, images = Listed(), torch.randn(2, 5, 7, 7)
+    before = model(images)
+    attend(model, "one", SETS)
+    assert model.two is model.one is model.layers[0]
+    assert not torch.allclose(model(images), before)
+
+
 def test_grouped_or_changed_convolutions_are_left() -> None:
     class Standardized(nn.Conv2d):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -77,4 +94,5 @@ def test_grouped_or_changed_convolutions_are_left() -> None:
     assert attendable(nn.Conv2d(4, 4, 3))
     assert not attendable(nn.Conv2d(4, 4, 3, groups=2))
     assert not attendable(Standardized(4, 4, 3))
+    assert not attendable(nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)))
     assert not attendable(nn.Conv1d(4, 4, 3))
