@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 ATTRIBUTE = "surgeon_structure"
+BUILT = "surgeon_built_sizes"
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,15 @@ def remember(model: nn.Module, structure: Structure) -> None:
     """Let a network know how it differs from what its builder made."""
     # Into the dictionary, since nn.Module declares that it takes nothing but tensors and modules as attributes.
     vars(model)[ATTRIBUTE] = structure
+
+
+def built_sizes(model: nn.Module) -> Mapping[str, Mapping[str, int]]:
+    """Return the sizes by attribute that the builder gave the layers which have had others since."""
+    found = vars(model).get(BUILT, {})
+    assert isinstance(found, dict)
+    return found
+
+
+def remember_built(model: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> None:
+    """Let a network know which sizes its builder gave to layers."""
+    vars(model)[BUILT] = dict(sizes)

@@ -86,6 +86,7 @@ def test_as_many_new_as_go_keeps_the_shape(chain: nn.Sequential) -> None:
     old = copy.deepcopy(chain.state_dict())
     chain[0].weight.grad = torch.ones_like(chain[0].weight)
     execute(chain, plan(Resize((width(first, [2], 2),), seed=0)))
+    assert not structure_of(chain)
     assert torch.equal(chain[0].weight[0], old["0.weight"][2])
     assert torch.equal(chain[3].weight[:, 0], old["3.weight"][:, 2])
     assert (chain[3].weight[:, 1:] == 0).all()
@@ -166,6 +167,8 @@ def test_what_changed_is_remembered_over_several_edits(chain: nn.Sequential) -> 
         "3": {"in_channels": 2, "out_channels": 6, "groups": 1},
         "5": {"in_features": 96, "out_features": 2},
     }
+    execute(chain, plan(Resize((width(traced(chain).groups[1], [0, 1, 2, 4]),), seed=0)))
+    assert structure_of(chain).widths.keys() == {"0", "1", "3"}
 
 
 def test_cross_attention_follows_the_channels(chain: nn.Sequential) -> None:

@@ -72,3 +72,17 @@ def test_a_structure_takes_the_place_of_another_one() -> None:
     assert model[3].written_new.tolist() == [0]
     assert len(model[3].order) == 9
     assert structure_of(model) == other
+
+
+def test_what_has_the_builders_sizes_is_no_difference() -> None:
+    model, stock, attention = network(), network(), {"3": CrossSets((4, 5), (0, 3))}
+    rebuild(model, STRUCTURE)
+    rebuild(model, Structure({"0": {"out_channels": 4}, "1": {"num_features": 5}}, attention))
+    # What the second structure leaves out is as it was built, too.
+    assert structure_of(model).widths == {"1": {"num_features": 5}}
+    assert sizes_of(model[3]) == sizes_of(stock[3])
+    rebuild(model, Structure({"1": {"num_features": 4}}, attention))
+    assert not structure_of(model).widths
+    assert repr(model).replace("CrossAttentionConv2d", "Conv2d") == repr(stock)
+    rebuild(stock, Structure({"6": {"in_features": 8, "out_features": 2}}))
+    assert not structure_of(stock)
