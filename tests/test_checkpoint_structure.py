@@ -63,6 +63,40 @@ def test_written_again_it_is_the_same_file(file: Path, tmp_path: Path) -> None:
     assert again.read_bytes() == file.read_bytes()
 
 
+class Wrapper(nn.Module):
+    """Holds a network, or calls one layer after the other."""
+
+    def __init__(self, **parts: nn.Module) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+
+def test_wrappers_lose_nothing(network: nn.Module, tmp_path: Path) -> None:
+    compiled = Wrapper(_orig_mod=network)
+    layers = Wrapper(**dict(network.named_children()))
+    vars(layers)["surgeon_structure"] = Structure(STRUCTURE.widths)
+    surgeon.save(tmp_path / "a.safetensors", nn.DataParallel(network))
+    assert str(vars(surgeon.load(tmp_path / "a.safetensors"))["surgeon_architecture"]) == NAME
+    for wrapper in (nn.DataParallel(network), compiled, nn.DataParallel(Wrapper(model=network)), layers):
+        surgeon.save(tmp_path / "a.safetensors", wrapper, overwrite=True)
+        loaded = surgeon.load(tmp_path / "a.safetensors", NAME)
+        assert structure_of(loaded) == STRUCTURE
+        with torch.no_grad():
+            assert torch.equal(loaded(IMAGES), network(IMAGES))
+
+
+def test_layers_that_were_replaced_since_are_written_as_they_are(tmp_path: Path) -> None:
+    model = resized_network(Structure({**STRUCTURE.widths, "fc": {"out_features": 7}}, STRUCTURE.attention))
+    model.fc = nn.Linear(model.fc.in_features, 6)
+    part = model.layer3[0]
+    part.conv2 = nn.Conv2d(40, 24, 3, padding=1, bias=part.conv2.bias is not None)
+    surgeon.save(tmp_path / "a.safetensors", model)
+    loaded = surgeon.load(tmp_path / "a.safetensors")
+    assert not structure_of(loaded).attention
+    assert loaded(IMAGES).shape == (2, 6)
+
+
 def test_the_header_by_hand(file: Path) -> None:
     structure = Structure({"b": {"in_channels": 2, "groups": 1}}, {"a": CrossSets((0, 2), (1,))})
     text = '{"attention":{"a":{"read":[1],"written":[0,2]}},"version":1,"widths":{"b":{"groups":1,"in_channels":2}}}'
@@ -162,10 +196,10 @@ from torch import nn
 class Two(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.model = nn.ModuleList([nn.Linear(4, 6), nn.Linear(6, 2)])
 
     def forward(self, x, y):
-        return self.second(torch.relu(self.first(x + y)))
+        return self.model[1](torch.relu(self.model[0](x + y)))
 
 def two():
     return Two()
@@ -177,7 +211,9 @@ def test_own_code_that_takes_no_images(tmp_path: Path) -> None:
     code.write_text(CODE)
     arch = f"{code}:two"
     model = build(Architecture("file", arch)).eval()
-    rebuild(model, Structure({"first": {"out_features": 3}, "second": {"in_features": 3}}), lambda *_: torch.ones(_[2]))
+    # All names begin as those in wrappers do.
+    structure = Structure({"model.0": {"out_features": 3}, "model.1": {"in_features": 3}})
+    rebuild(model, structure, lambda *_: torch.ones(_[2]))
     surgeon.save(tmp_path / "two.safetensors", model)
     loaded = surgeon.load(tmp_path / "two.safetensors", arch)
     assert torch.equal(loaded(torch.ones(4), torch.ones(4)), model(torch.ones(4), torch.ones(4)))

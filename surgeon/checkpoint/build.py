@@ -20,6 +20,7 @@ from surgeon.checkpoint.fit import REMEDY, Misfit, check_fit, misfits
 from surgeon.checkpoint.read import Checkpoint
 from surgeon.checkpoint.structure_check import check_layers, check_passage
 from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY, from_text
+from surgeon.checkpoint.structure_names import placed
 from surgeon.errors import ArchitectureError, CheckpointError
 from surgeon.structure import Structure, rebuild
 
@@ -182,6 +183,7 @@ def _shaped_skeleton(architecture: Architecture, checkpoint: Checkpoint, structu
     if not structure:
         return _skeleton(architecture, checkpoint)
     skeleton = _bare(architecture, checkpoint)
+    structure = placed(structure, skeleton)
     check_layers(skeleton, structure, checkpoint.tensors, str(checkpoint.path))
     rebuild(skeleton, structure)
     return skeleton
@@ -198,6 +200,7 @@ def _resized(architecture: Architecture, structure: Structure) -> nn.Module:
     empty = init_empty_weights(include_buffers=False) if architecture.source != "file" else contextlib.nullcontext()
     with empty:
         model = _construct(architecture, initialize=False)
+    structure = placed(structure, model)
     rebuild(model, Structure(structure.widths))
     _give_memory(model)
     # Numbers of channels are kept where the weights are, so the sets come last.

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from surgeon.checkpoint.architecture import HEADER_ARGUMENTS_KEY, HEADER_KEY, Architecture
 from surgeon.checkpoint.display import shown
@@ -21,8 +22,9 @@ from surgeon.checkpoint.precision import Types, in_types, stored_types
 from surgeon.checkpoint.safetensors_file import LENGTH_BYTES
 from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY, to_text
+from surgeon.checkpoint.structure_names import stripped
 from surgeon.errors import OutputError
-from surgeon.structure import structure_of
+from surgeon.structure import structure_within
 
 ALIGNMENT = 8
 LEFTOVER = re.compile(r"\.surgeon-[0-9a-f]{8}-[0-9a-f]{16}\.tmp")
@@ -45,7 +47,7 @@ def save(
 
     Args:
         path: where to; the file appears whole or not at all.
-        model: any network; where tensors share memory, each is written.
+        model: any network, in wrappers or not; where tensors share memory, each is written.
         architecture: what the header says; by default the network's attribute `surgeon_architecture`, if it has one.
         metadata: further entries of the header.
         types: by state-dict key, the types in which tensors are written that are not written in their own; by default
@@ -56,8 +58,8 @@ def save(
         OutputError: the path exists, is not for .safetensors or cannot be written, the state dict holds more than
             tensors, or values that are too large for the type in which they are to be written.
     """
-    architecture = architecture or getattr(model, "surgeon_architecture", None)
-    tensors, structure = model.state_dict(), structure_of(model)
+    architecture = architecture or _architecture(model)
+    tensors, structure = model.state_dict(), stripped(structure_within(model), model)
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise OutputError(
@@ -188,6 +190,15 @@ def _sync_folder(folder: Path) -> None:
 def _unwritable(path: Path, error: OSError | ValueError) -> OutputError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return OutputError(f"{shown(path)} cannot be written: {reason}.", "Make room there, or write elsewhere.")
+
+
+def _architecture(model: nn.Module) -> Architecture | None:
+    """What the network says that it is; torch's wrappers for many devices do not pass that on."""
+    while isinstance(model, (DataParallel, DistributedDataParallel)):
+        model = model.module
+    found = getattr(model, "surgeon_architecture", None)
+    assert found is None or isinstance(found, Architecture)
+    return found
 
 
 def _metadata(architecture: Architecture | None, metadata: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from surgeon.structure.cross_attention import CrossAttentionConv2d, attend, atte
 from surgeon.structure.rebuild import rebuild
 from surgeon.structure.sizes import set_sizes, shapes_at, sizes_of
 from surgeon.structure.structure import CrossSets, Structure, remember, structure_of
+from surgeon.structure.within import structure_within
 
 __all__ = [
     "CrossAttentionConv2d",
@@ -17,4 +18,5 @@ __all__ = [
     "shapes_at",
     "sizes_of",
     "structure_of",
+    "structure_within",
 ]
