@@ -16,7 +16,7 @@ import surgeon
 from surgeon.checkpoint import Architecture, build, read
 from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY, from_text, to_text
 from surgeon.errors import ArchitectureError, CheckpointError, OutputError
-from surgeon.structure import CrossAttentionConv2d, CrossSets, Structure, rebuild, structure_of
+from surgeon.structure import CrossAttentionConv2d, CrossSets, Structure, rebuild, remember, structure_of
 
 IMAGES = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
 TEXT = to_text(STRUCTURE)
@@ -148,6 +148,26 @@ def test_without_the_header_it_says_what_to_do(file: Path, tmp_path: Path) -> No
     torch.save(surgeon.load(file).state_dict(), tmp_path / f"{NAME}-a.pth")
     with pytest.raises(CheckpointError, match=r"If it was resized: Load the \.safetensors file as surgeon wrote it"):
         surgeon.load(tmp_path / f"{NAME}-a.pth")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"in_chans": 4, "num_classes": 7}], ids=["unknown", "known"])
+def test_the_images_and_classes_of_a_resized_network(tmp_path: Path, arguments: dict[str, int]) -> None:
+    model = timm.create_model(NAME, in_chans=4, num_classes=7)
+    first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    widths = {
+        first: {"in_channels": 4},
+        "fc": {"out_features": 7},
+        **STRUCTURE.widths,
+    }
+    rebuild(model, Structure(widths), lambda name, tensor, shape: torch.ones(shape))
+    # As where these layers were resized on their other side: all their sizes are remembered.
+    remember(model, Structure(widths))
+    surgeon.save(tmp_path / "a.safetensors", model, architecture=Architecture("timm", NAME, arguments))
+    loaded = surgeon.load(tmp_path / "a.safetensors")
+    assert loaded.num_classes == 7
+    assert vars(loaded)["surgeon_architecture"].arguments == {"in_chans": 4, "num_classes": 7}
+    assert structure_of(loaded) == Structure(STRUCTURE.widths)
+    assert loaded(torch.ones(1, 4, 32, 32)).shape == (1, 7)
 
 
 def test_another_architecture_is_refused(file: Path) -> None:

@@ -22,7 +22,7 @@ from surgeon.checkpoint.structure_check import check_layers, check_passage
 from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY, from_text
 from surgeon.checkpoint.structure_names import placed
 from surgeon.errors import ArchitectureError, CheckpointError
-from surgeon.structure import Structure, rebuild
+from surgeon.structure import Structure, built_sizes, rebuild, structure_of
 
 # A network's attribute that shows whether it has auxiliary classifiers, and the builder's argument that decides it.
 AUXILIARY = (("aux_logits", "aux_logits"), ("aux_classifier", "aux_loss"))
@@ -84,15 +84,20 @@ def _structure(checkpoint: Checkpoint) -> Structure:
 
 
 def _adapted(architecture: Architecture, checkpoint: Checkpoint, structure: Structure) -> Architecture:
-    """The architecture with whatever arguments leave fewer tensors without a fit; refused where some still are."""
+    """The architecture with whatever arguments leave fewer tensors without a fit; refused where some still are.
+
+    Of arguments with which as many fit, those are taken that leave less for the structure to resize.
+    """
     requested = architecture
     skeleton = _shaped_skeleton(architecture, checkpoint, structure)
     found = misfits(skeleton.state_dict(), checkpoint.tensors)
-    for propose in (_auxiliary_arguments, _channels_argument, _classes_argument, _added_classifier):
+    for propose in (
+        _auxiliary_arguments, _channels_argument, _classes_argument, _added_classifier, _first_layer, _last_layer
+    ):  # fmt: skip
         for arguments in propose(skeleton, found):
             other = _skeleton_or_none(_with(architecture, arguments), checkpoint, structure)
             remaining = misfits(other.state_dict(), checkpoint.tensors) if other is not None else found
-            if other is not None and len(remaining) < len(found):
+            if other is not None and (len(remaining), _resizings(other)) < (len(found), _resizings(skeleton)):
                 architecture, skeleton, found = _with(architecture, arguments), other, remaining
     if found:
         check_fit(
@@ -105,8 +110,7 @@ def _adapted(architecture: Architecture, checkpoint: Checkpoint, structure: Stru
         except ExcessError as error:
             raise _unbuildable(architecture, error) from error
     if structure:
-        images = architecture.source == "timm"
-        check_passage(skeleton, lambda: _bare(architecture, checkpoint), images=images, origin=str(checkpoint.path))
+        check_passage(skeleton, lambda: _bare(architecture, checkpoint), origin=str(checkpoint.path))
     return architecture
 
 
@@ -168,6 +172,35 @@ def _added_classifier(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict
     sizes = {tuple(tensor.shape[:1]) for tensor in surplus}
     if len(sizes) == 1 and len(surplus) == len(found) and surplus[0].ndim:
         yield {NUM_CLASSES: surplus[0].shape[0]}
+
+
+def _first_layer(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
+    """The input channels of the first convolution, where it is the structure that gives it others than the builder."""
+    del found
+    first = next((name for name, module in skeleton.named_modules() if isinstance(module, nn.Conv2d)), None)
+    if first is not None and (size := _resized_to(skeleton, first, "in_channels")) is not None:
+        yield from ({argument: size} for argument in INPUT_CHANNELS)
+
+
+def _last_layer(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
+    """The output size of the last layer, where it is the structure that gives it another than the builder."""
+    del found
+    layers = [name for name, module in skeleton.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    for attribute in ("out_features", "out_channels"):
+        if layers and (size := _resized_to(skeleton, layers[-1], attribute)) is not None:
+            yield {NUM_CLASSES: size}
+
+
+def _resized_to(skeleton: nn.Module, name: str, attribute: str) -> int | None:
+    """A size that a structure gives a layer, where it is not the builder's."""
+    size = structure_of(skeleton).widths.get(name, {}).get(attribute)
+    return None if size is None or size == built_sizes(skeleton)[name][attribute] else size
+
+
+def _resizings(skeleton: nn.Module) -> int:
+    """How many sizes of layers the structure changes."""
+    widths = structure_of(skeleton).widths
+    return sum(_resized_to(skeleton, name, size) is not None for name, sizes in widths.items() for size in sizes)
 
 
 def _skeleton_or_none(architecture: Architecture, checkpoint: Checkpoint, structure: Structure) -> nn.Module | None:

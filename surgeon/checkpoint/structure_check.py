@@ -62,26 +62,36 @@ def check_layers(model: nn.Module, structure: Structure, tensors: Mapping[str, T
         _check_sets(modules[name], sizes, sets, f"The structure in the header of {origin} gives {name}")
 
 
-def check_passage(model: nn.Module, unchanged: Callable[[], nn.Module], *, images: bool, origin: str) -> None:
+def check_passage(model: nn.Module, unchanged: Callable[[], nn.Module], *, origin: str) -> None:
     """Check that the layers of a resized network fit each other, by a forward pass without numbers.
+
+    Nothing is refused where the network as it is built does not take such images either.
 
     Args:
         model: the resized network, on the meta device.
         unchanged: returns the network as its builder makes it, on the meta device.
-        images: whether it is certain that it takes images; where it is not, and the network as it is built does not
-            take them either, nothing is refused.
         origin: the file, for messages.
 
     Raises:
         CheckpointError: a layer is given another number of channels than it reads.
     """
-    failure = _failure(model)
-    if failure is None or (not images and _failure(unchanged()) is not None):
+    if _failure(model, image_shape(model)) is None:
         return
-    raise CheckpointError(
-        f"The structure in the header of {origin} makes a network whose layers do not fit each other: {failure}.",
-        REMEDY,
-    )
+    stock = unchanged()
+    shape = next((shape for shape in _shapes(stock) if _failure(stock, shape) is None), None)
+    failure = None if shape is None else _failure(model, shape)
+    if failure is not None:
+        raise CheckpointError(
+            f"The structure in the header of {origin} makes a network whose layers do not fit each other: {failure}.",
+            REMEDY,
+        )
+
+
+def _shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    """Return what the images of a network may be: as it is configured, or with as many channels as it reads first."""
+    usual = image_shape(model)
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    return [usual] if first is None else [usual, (first.in_channels, *usual[1:])]
 
 
 def _check_sizes(module: nn.Module, known: Mapping[str, int], sizes: Mapping[str, int], where: str) -> None:
@@ -130,8 +140,13 @@ def _check_sets(module: nn.Module, sizes: Mapping[str, int], sets: CrossSets, wh
             raise CheckpointError(f"{where} {len(chosen)} of {sizes[size]} {side} channels as new, not some.", REMEDY)
 
 
-def _failure(model: nn.Module) -> str | None:
-    """Return where and why a forward pass of a network on the meta device ends early, or None where it does not."""
+def _failure(model: nn.Module, shape: tuple[int, ...]) -> str | None:
+    """Return where and why a forward pass of a network on the meta device ends early, or None where it does not.
+
+    Args:
+        model: the network.
+        shape: channels, height and width of an image.
+    """
     entered = ["the network"]
 
     def enter(name: str) -> Callable[[nn.Module, Any], None]:
@@ -148,7 +163,7 @@ def _failure(model: nn.Module) -> str | None:
     hooks = [module.register_forward_pre_hook(enter(name)) for name, module in model.named_modules()]
     try:
         with torch.no_grad():
-            model.eval()(torch.empty(1, *image_shape(model), device="meta"))
+            model.eval()(torch.empty(1, *shape, device="meta"))
     except _FAILURES as error:
         return f"at {entered[0]}, {shown(str(error).splitlines()[0] if str(error) else type(error).__name__)}"
     finally:

@@ -3,7 +3,7 @@
 from surgeon.structure.cross_attention import CrossAttentionConv2d, attend, attendable
 from surgeon.structure.rebuild import rebuild
 from surgeon.structure.sizes import set_sizes, shapes_at, sizes_of
-from surgeon.structure.structure import CrossSets, Structure, remember, structure_of
+from surgeon.structure.structure import CrossSets, Structure, built_sizes, remember, structure_of
 from surgeon.structure.within import structure_within
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Structure",
     "attend",
     "attendable",
+    "built_sizes",
     "rebuild",
     "remember",
     "set_sizes",
