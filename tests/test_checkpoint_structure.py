@@ -145,9 +145,14 @@ def test_without_the_header_it_says_what_to_do(file: Path, tmp_path: Path) -> No
     path = rewritten(file, tmp_path / "bare.safetensors", {STRUCTURE_KEY: None})
     with pytest.raises(CheckpointError, match=r"Load the \.safetensors file as surgeon wrote it, with surgeon\.load"):
         surgeon.load(path)
-    torch.save(surgeon.load(file).state_dict(), tmp_path / f"{NAME}-a.pth")
+    torch.save(resized_network(Structure(STRUCTURE.widths)).state_dict(), tmp_path / f"{NAME}-a.pth")
     with pytest.raises(CheckpointError, match=r"If it was resized: Load the \.safetensors file as surgeon wrote it"):
         surgeon.load(tmp_path / f"{NAME}-a.pth")
+    # With cross-attention alone, nothing but torch's metadata tells the weights from others.
+    attending = nn.DataParallel(resized_network(Structure({}, {"layer3.0.conv2": CrossSets((1,), (1,))})))
+    torch.save({"state_dict": attending.state_dict()}, tmp_path / f"{NAME}-b.pth")
+    with pytest.raises(CheckpointError, match=r"cross-attention \(in layer3\.0\.conv2\)"):
+        surgeon.load(tmp_path / f"{NAME}-b.pth")
 
 
 @pytest.mark.parametrize("arguments", [{}, {"in_chans": 4, "num_classes": 7}], ids=["unknown", "known"])

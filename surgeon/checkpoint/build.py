@@ -18,8 +18,8 @@ from surgeon.checkpoint.construction import ExcessError, bounded, check_memory, 
 from surgeon.checkpoint.display import shown
 from surgeon.checkpoint.fit import REMEDY, Misfit, check_fit, misfits
 from surgeon.checkpoint.read import Checkpoint
-from surgeon.checkpoint.structure_check import check_layers, check_passage
-from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY, from_text
+from surgeon.checkpoint.structure_check import check_attention, check_layers, check_passage
+from surgeon.checkpoint.structure_header import MARKER, RESIZED_REMEDY, STRUCTURE_KEY, from_text
 from surgeon.checkpoint.structure_names import placed
 from surgeon.errors import ArchitectureError, CheckpointError
 from surgeon.structure import Structure, built_sizes, rebuild, structure_of
@@ -31,10 +31,6 @@ AUXILIARY = (("aux_logits", "aux_logits"), ("aux_classifier", "aux_loss"))
 INPUT_CHANNELS = ("in_chans", "in_channels")
 CONVOLUTION_AXES = 4
 MOST_GUESSES = 3
-
-RESIZED_REMEDY = (
-    "Load the .safetensors file as surgeon wrote it, with surgeon.load: its header holds the sizes of the layers."
-)
 
 # What builders raise on arguments that they cannot use.
 _FAILURES = (
@@ -68,6 +64,7 @@ def build(architecture: Architecture, checkpoint: Checkpoint | None = None) -> n
         structure = _structure(checkpoint)
         architecture = _adapted(architecture, checkpoint, structure)
         model = _resized(architecture, structure) if structure else _construct(architecture, checkpoint)
+        check_attention(model, checkpoint.attending, str(checkpoint.path))
     # Into the dictionary, since nn.Module declares that it takes nothing but tensors and modules as attributes.
     vars(model)["surgeon_architecture"] = architecture
     return model

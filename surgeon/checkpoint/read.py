@@ -11,7 +11,7 @@ from torch import Tensor
 from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from surgeon.checkpoint.safetensors_file import read_safetensors
 from surgeon.checkpoint.signature import Format, file_format
-from surgeon.checkpoint.state_dict import Nest, strip_prefix, unnest
+from surgeon.checkpoint.state_dict import Nest, common_prefix, strip_prefix, unnest
 from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY
 from surgeon.checkpoint.torch_file import read_torch
 from surgeon.errors import CheckpointError
@@ -30,6 +30,8 @@ class Checkpoint:
         sha256: of the file, as 64 hexadecimal digits.
         nested_under: the keys under which the file kept the state dict, joined by dots; "" where it was not nested.
         notes: what a reader of the results should know.
+        attending: the convolutions that had cross-attention in the network that the tensors were taken from, where a
+            file of `torch.save` says so.
     """
 
     path: Path
@@ -38,6 +40,7 @@ class Checkpoint:
     sha256: str
     nested_under: str = ""
     notes: tuple[str, ...] = ()
+    attending: tuple[str, ...] = ()
 
 
 def read(path: str | Path, weights: str | None = None) -> Checkpoint:
@@ -73,7 +76,10 @@ def read(path: str | Path, weights: str | None = None) -> Checkpoint:
             raise CheckpointError(f"{path} was changed while it was read.", "Try again when nobody writes to it.")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
-    return Checkpoint(path, strip_prefix(nest.tensors), metadata, sha256, nest.key, _notes(path, nest))
+    start = len(common_prefix(nest.tensors.keys()))
+    attending = tuple(f"{name}."[start:].removesuffix(".") for name in nest.attending)
+    tensors = strip_prefix(nest.tensors)
+    return Checkpoint(path, tensors, metadata, sha256, nest.key, _notes(path, nest), attending)
 
 
 def _check_claim(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from surgeon.checkpoint.display import listed, shown
 from surgeon.errors import CheckpointError
+from surgeon.structure import ATTENDING
 
 # Averaged weights first, as timm prefers them where a training checkpoint holds both.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "net")
@@ -27,11 +28,13 @@ class Nest:
         tensors: by name.
         key: the keys that lead to them, joined by dots; "" where they were not nested.
         passed_over: the keys, joined by dots, of other state dicts that could have been taken.
+        attending: the convolutions that had cross-attention in the network that the tensors were taken from.
     """
 
     tensors: dict[str, Tensor]
     key: str = ""
     passed_over: tuple[str, ...] = ()
+    attending: tuple[str, ...] = ()
 
 
 def unnest(content: Any, path: Path, weights: str | None = None) -> Nest:
@@ -54,7 +57,7 @@ def unnest(content: Any, path: Path, weights: str | None = None) -> Nest:
         passed_over += [".".join([*trail, key]) for key in keys[1:]]
         trail.append(keys[0])
         content = content[keys[0]]
-    return Nest(_tensors(content, path), ".".join(trail), tuple(passed_over))
+    return Nest(_tensors(content, path), ".".join(trail), tuple(passed_over), _attending(content))
 
 
 def _named_nest(content: Any, weights: str, path: Path) -> Any:
@@ -118,6 +121,18 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     if others:
         raise CheckpointError(f"{path} mixes its tensors with other values: {listed(others)}.", _REMEDY)
     return {name: _dense(name, value, path) for name, value in content.items()}
+
+
+def _attending(content: Any) -> tuple[str, ...]:
+    """The layers of which torch's metadata of a state dict says that they have cross-attention."""
+    described = getattr(content, "_metadata", None)
+    if not isinstance(described, Mapping):
+        return ()
+    return tuple(
+        name
+        for name, entry in described.items()
+        if isinstance(name, str) and isinstance(entry, Mapping) and entry.get(ATTENDING) is True
+    )
 
 
 def _dense(name: str, tensor: Tensor, path: Path) -> Tensor:

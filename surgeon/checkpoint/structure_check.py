@@ -1,19 +1,19 @@
 """Whether a network can have the structure that an untrusted header asks for; nothing is computed or allocated."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from surgeon.checkpoint.display import shown
+from surgeon.checkpoint.display import listed, shown
 from surgeon.checkpoint.fit import REMEDY as OTHER_ARCH
 from surgeon.checkpoint.state_dict import common_prefix
-from surgeon.checkpoint.structure_header import REMEDY
+from surgeon.checkpoint.structure_header import REMEDY, RESIZED_REMEDY
 from surgeon.errors import CheckpointError
 from surgeon.image_shape import image_shape
-from surgeon.structure import CrossSets, Structure, attendable, shapes_at, sizes_of
+from surgeon.structure import CrossAttentionConv2d, CrossSets, Structure, attendable, shapes_at, sizes_of
 
 LARGEST_BUILT = 2**16
 """Channels of a layer as its builder makes it: resized, the file's tensors do not bound them."""
@@ -92,6 +92,28 @@ def _shapes(model: nn.Module) -> list[tuple[int, ...]]:
     usual = image_shape(model)
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     return [usual] if first is None else [usual, (first.in_channels, *usual[1:])]
+
+
+def check_attention(model: nn.Module, attending: Collection[str], origin: str) -> None:
+    """Check that a network has cross-attention where the one had it whose tensors a file holds.
+
+    Args:
+        model: the network.
+        attending: names of convolutions, without the prefixes of wrappers.
+        origin: the file, for messages.
+
+    Raises:
+        CheckpointError: one of them has none, so that it would compute something else with the same weights.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False)) if attending else {}
+    prefix = common_prefix(model.state_dict().keys()) if attending else ""
+    plain = [name for name in attending if not isinstance(modules.get(prefix + name), CrossAttentionConv2d)]
+    if plain:
+        raise CheckpointError(
+            f"{origin} holds weights of a network with cross-attention (in {listed(plain)}), and does not say which of "
+            "its channels are rejuvenated.",
+            RESIZED_REMEDY,
+        )
 
 
 def _check_sizes(module: nn.Module, known: Mapping[str, int], sizes: Mapping[str, int], where: str) -> None:

@@ -22,6 +22,9 @@ LONGEST_TEXT = 2**21
 
 LARGEST = 2**31 - 1
 REMEDY = "Fetch the file again, or save the network anew with surgeon.save."
+RESIZED_REMEDY = (
+    "Load the .safetensors file as surgeon wrote it, with surgeon.load: its header holds the sizes of the layers."
+)
 
 
 def to_text(structure: Structure) -> str:

@@ -1,10 +1,15 @@
 """A convolution in which surviving and rejuvenated channels attend to each other."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from surgeon.structure.structure import CrossSets
+
+ATTENDING = "surgeon_cross_attention"
+"""What the layer's entry in the metadata of a state dict says, where torch keeps the versions of layers."""
 
 
 class CrossAttentionConv2d(nn.Conv2d):
@@ -52,6 +57,12 @@ class CrossAttentionConv2d(nn.Conv2d):
         ]
         result = torch.cat(sides, 1).index_select(1, self.order)
         return result if self.bias is None else result + self.bias[:, None, None]
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # Names and shapes are the convolution's, which would else be all that tells the weights apart.
+        described = getattr(destination, "_metadata", {})
+        described.get(prefix[:-1], {})[ATTENDING] = True
 
     def _attended(self, own: Tensor, other: Tensor, written: Tensor, read: Tensor, others: Tensor) -> Tensor:
         """Return one kind's outputs of its own inputs and the other kind's."""
