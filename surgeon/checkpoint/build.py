@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,24 +12,17 @@ from accelerate import init_empty_weights
 from torch import nn
 
 from surgeon.checkpoint.architecture import Architecture
-from surgeon.checkpoint.code_file import NUM_CLASSES, call_function, default_arguments
+from surgeon.checkpoint.code_file import call_function, default_arguments
 from surgeon.checkpoint.construction import ExcessError, bounded, check_memory, most_bytes
 from surgeon.checkpoint.display import shown
 from surgeon.checkpoint.fit import REMEDY, Misfit, check_fit, misfits
+from surgeon.checkpoint.guesses import GUESSES, misshapen, resizings
 from surgeon.checkpoint.read import Checkpoint
 from surgeon.checkpoint.structure_check import check_attention, check_layers, check_passage
 from surgeon.checkpoint.structure_header import MARKER, RESIZED_REMEDY, STRUCTURE_KEY, from_text
 from surgeon.checkpoint.structure_names import placed
 from surgeon.errors import ArchitectureError, CheckpointError
-from surgeon.structure import Structure, built_sizes, rebuild, structure_of
-
-# A network's attribute that shows whether it has auxiliary classifiers, and the builder's argument that decides it.
-AUXILIARY = (("aux_logits", "aux_logits"), ("aux_classifier", "aux_loss"))
-
-# What builders call the number of input channels: timm, and most others.
-INPUT_CHANNELS = ("in_chans", "in_channels")
-CONVOLUTION_AXES = 4
-MOST_GUESSES = 3
+from surgeon.structure import Structure, rebuild
 
 # What builders raise on arguments that they cannot use.
 _FAILURES = (
@@ -88,13 +80,11 @@ def _adapted(architecture: Architecture, checkpoint: Checkpoint, structure: Stru
     requested = architecture
     skeleton = _shaped_skeleton(architecture, checkpoint, structure)
     found = misfits(skeleton.state_dict(), checkpoint.tensors)
-    for propose in (
-        _auxiliary_arguments, _channels_argument, _classes_argument, _added_classifier, _first_layer, _last_layer
-    ):  # fmt: skip
+    for propose in GUESSES:
         for arguments in propose(skeleton, found):
             other = _skeleton_or_none(_with(architecture, arguments), checkpoint, structure)
             remaining = misfits(other.state_dict(), checkpoint.tensors) if other is not None else found
-            if other is not None and (len(remaining), _resizings(other)) < (len(found), _resizings(skeleton)):
+            if other is not None and (len(remaining), resizings(other)) < (len(found), resizings(skeleton)):
                 architecture, skeleton, found = _with(architecture, arguments), other, remaining
     if found:
         check_fit(
@@ -122,82 +112,7 @@ def _remedy(architecture: Architecture, checkpoint: Checkpoint, structure: Struc
         return REMEDY
     if MARKER in checkpoint.tensors:
         return RESIZED_REMEDY
-    return f"{REMEDY} If it was resized: {RESIZED_REMEDY}" if len(_misshapen(found)) == len(found) else REMEDY
-
-
-def _auxiliary_arguments(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
-    """The opposite of what the network has, where tensors of one side are without counterpart."""
-    if any(misfit.found is None or misfit.wanted is None for misfit in found):
-        for attribute, argument in AUXILIARY:
-            if hasattr(skeleton, attribute):
-                yield {argument: not getattr(skeleton, attribute)}
-
-
-def _channels_argument(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
-    """The checkpoint's number of input channels, where the first misshapen convolution differs in these only."""
-    del skeleton
-    for wanted, given in _misshapen(found):
-        if len(wanted) == len(given) == CONVOLUTION_AXES and wanted[:1] + wanted[2:] == given[:1] + given[2:]:
-            yield from ({argument: given[1]} for argument in INPUT_CHANNELS)
-            return
-
-
-def _classes_argument(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
-    """The checkpoint's size, where misshapen tensors differ in their first axis only: the classifier's come last.
-
-    Other tensors may be misshapen too: then the classifier shall not be listed among them.
-    """
-    del skeleton
-    sizes = [given[0] for wanted, given in _misshapen(found) if wanted and given and wanted[1:] == given[1:]]
-    yield from ({NUM_CLASSES: size} for size in list(dict.fromkeys(reversed(sizes)))[:MOST_GUESSES])
-
-
-def _misshapen(found: list[Misfit]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The network's and the file's shape of the tensors that differ in it."""
-    pairs = [
-        (tuple(misfit.wanted.shape), tuple(misfit.found.shape))
-        for misfit in found
-        if misfit.wanted is not None and misfit.found is not None
-    ]
-    return [(wanted, given) for wanted, given in pairs if wanted != given]
-
-
-def _added_classifier(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
-    """The common size of surplus tensors, for networks that have no classifier by default."""
-    del skeleton
-    surplus = [misfit.found for misfit in found if misfit.wanted is None and misfit.found is not None]
-    sizes = {tuple(tensor.shape[:1]) for tensor in surplus}
-    if len(sizes) == 1 and len(surplus) == len(found) and surplus[0].ndim:
-        yield {NUM_CLASSES: surplus[0].shape[0]}
-
-
-def _first_layer(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
-    """The input channels of the first convolution, where it is the structure that gives it others than the builder."""
-    del found
-    first = next((name for name, module in skeleton.named_modules() if isinstance(module, nn.Conv2d)), None)
-    if first is not None and (size := _resized_to(skeleton, first, "in_channels")) is not None:
-        yield from ({argument: size} for argument in INPUT_CHANNELS)
-
-
-def _last_layer(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
-    """The output size of the last layer, where it is the structure that gives it another than the builder."""
-    del found
-    layers = [name for name, module in skeleton.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    for attribute in ("out_features", "out_channels"):
-        if layers and (size := _resized_to(skeleton, layers[-1], attribute)) is not None:
-            yield {NUM_CLASSES: size}
-
-
-def _resized_to(skeleton: nn.Module, name: str, attribute: str) -> int | None:
-    """A size that a structure gives a layer, where it is not the builder's."""
-    size = structure_of(skeleton).widths.get(name, {}).get(attribute)
-    return None if size is None or size == built_sizes(skeleton)[name][attribute] else size
-
-
-def _resizings(skeleton: nn.Module) -> int:
-    """How many sizes of layers the structure changes."""
-    widths = structure_of(skeleton).widths
-    return sum(_resized_to(skeleton, name, size) is not None for name, sizes in widths.items() for size in sizes)
+    return f"{REMEDY} If it was resized: {RESIZED_REMEDY}" if len(misshapen(found)) == len(found) else REMEDY
 
 
 def _skeleton_or_none(architecture: Architecture, checkpoint: Checkpoint, structure: Structure) -> nn.Module | None:
