@@ -45,3 +45,21 @@ def default_images(model: nn.Module) -> torch.Tensor:
     """Return two images of the size that a network is configured for, without storage."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     return torch.empty(2, *image_shape(model), dtype=dtype, device="meta")
+
+
+def random_example(model: nn.Module, example: Any) -> Any:
+    """Return an example of the same nesting, on which a network can be run: with random numbers in float64, on the CPU.
+
+    Args:
+        model: the network.
+        example: as for `call_arguments`; of floating-point tensors only the shapes matter. None for images of the
+            model's configured size.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point():
+            return leaf
+        return torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+
+    return pytree.tree_map(drawn, default_images(model) if example is None else example)

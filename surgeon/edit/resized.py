@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from surgeon.coupling.example import call_arguments
+from surgeon.coupling.example import call_arguments, random_example
 from surgeon.coupling.trace import trace
 from surgeon.edit.layers import changed_axes
 from surgeon.edit.mix import channels_first
@@ -21,7 +20,6 @@ from surgeon.edit.verify import (
     _distance,
     _is_unstable,
     _outputs,
-    _to_float64,
     randomize,
 )
 from surgeon.errors import PlanError
@@ -35,7 +33,7 @@ def prove_resize(model: nn.Module, edit: Resize, example: Any) -> float:
     Args:
         model: the network; it stays as it is.
         edit: the new widths.
-        example: what the network is called with, as for `trace`.
+        example: what the network is called with, as for `trace`; random numbers take the place of those in it.
 
     Returns:
         The relative L2 distance of the outputs: rounding.
@@ -46,7 +44,7 @@ def prove_resize(model: nn.Module, edit: Resize, example: Any) -> float:
         TraceError: the resized network's forward pass cannot be recorded.
     """
     check_resize(model, edit)
-    example = pytree.tree_map(_to_float64, example)
+    example = random_example(model, example)
     difference, twin = resized_difference(model, edit, example)
     if not difference < TOLERANCE:
         raise PlanError(

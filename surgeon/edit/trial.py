@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
 
-from surgeon.coupling.example import default_images, fake_arguments
+from surgeon.coupling.example import fake_arguments, random_example
 from surgeon.coupling.graph import ChannelGroup, CouplingGraph
 from surgeon.coupling.record import UNTRACEABLE, rehearse, storage_free
 from surgeon.coupling.trace import trace
@@ -151,9 +150,8 @@ class _Trial:
 
     def mixing(self, units: Sequence[Family]) -> tuple[str, Suspects]:
         """Return why channels that nothing reads show in the network's outputs."""
-        difference, _ = resized_difference(
-            self._model, self._edit(lambda unit: (unit[0].size, ENOUGH), units), self._images()
-        )
+        edit = self._edit(lambda unit: (unit[0].size, ENOUGH), units)
+        difference, _ = resized_difference(self._model, edit, random_example(self._model, self._example))
         return "" if difference < TOLERANCE else MIXED, lambda unit: False
 
     def wider(self, unit: Family) -> tuple[int, int]:
@@ -168,17 +166,6 @@ class _Trial:
     def _edit(self, widths: Widths, units: Sequence[Family]) -> Resize:
         wanted = [(group, *widths(unit)) for unit in units for group in unit]
         return Resize(tuple(Width(group, torch.arange(keep), add) for group, keep, add in wanted), seed=0)
-
-    def _images(self) -> Any:
-        """Return an example with random numbers, in float64."""
-        generator = torch.Generator().manual_seed(0)
-
-        def drawn(leaf: Any) -> Any:
-            if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point():
-                return leaf
-            return torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
-
-        return pytree.tree_map(drawn, default_images(self._model) if self._example is None else self._example)
 
 
 def _written_by(group: ChannelGroup, weights: Collection[str]) -> bool:

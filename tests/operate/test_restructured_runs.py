@@ -135,6 +135,19 @@ def test_a_network_that_is_resized_before_it_is_trained(tmp_path: Path) -> None:
     assert all(torch.equal(end.state_dict()[key], tensor) for key, tensor in whole.state_dict().items())
 
 
+def test_without_an_example_the_network_is_tried_with_images_of_its_configuration() -> None:
+    plain, widths = start(0.0), []
+    for example in (None, EXAMPLE):
+        model = copy.deepcopy(plain)
+        model.default_cfg = {"input_size": (1, 8, 8)}
+        record = surgeon.apply(
+            model, "neural-rejuvenation", epochs=0, in_place=False, resource=0.8, example_input=example
+        )
+        assert record.figures[ALLOCATION]["after"] <= 444
+        widths.append({key: tensor.shape for key, tensor in model.state_dict().items()})
+    assert widths[0] == widths[1]
+
+
 def test_the_best_epoch_is_one_of_the_network_as_it_is_at_last() -> None:
     best: list[tuple[int, dict[str, torch.Tensor]]] = []
     options = {**TWICE, "tuning": dataclasses.replace(TUNING, lr=0.2)}
