@@ -41,8 +41,11 @@ class Sparsification:
         dead: by group, which channels of the given tensors, by state-dict key, would start anew; empty for none.
         epochs: how long at most, at least 1, each time.
         rounds: how often.
+        in_use: the utilization, by given tensors and the dead channels among them: the share of the network that is
+            needed without these.
         target: what the utilization counts, parameters or FLOPs.
         below: the utilization below which it ends.
+        allowed: the utilization above which the network remains larger than it is to be.
         fall: λ grows after an epoch in which the utilization did not fall by more.
         step: by how much.
 
@@ -51,10 +54,12 @@ class Sparsification:
 
     scales: frozenset[str]
     dead: Callable[[Mapping[str, Tensor]], Mapping[ChannelGroup, Tensor]]
+    in_use: Callable[[Mapping[str, Tensor], Mapping[ChannelGroup, Tensor]], float]
     epochs: int
     rounds: int
     target: Literal["params", "flops"]
     below: float
+    allowed: float
     fall: float
     step: float
 

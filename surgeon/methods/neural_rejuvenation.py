@@ -21,7 +21,7 @@ What the paper leaves open, or surgeon settles:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -31,12 +31,13 @@ from torch import Tensor
 from surgeon.coupling.graph import ChannelGroup
 from surgeon.edit.plan import Attend, Edit, Plan, Reinitialize, Set
 from surgeon.errors import LayerError, OptionError
+from surgeon.measure.utilization import shares_in_use
 from surgeon.methods.base import Inputs, Method, Sparsification, option
 from surgeon.methods.cross_weights import attentions, cross_entries
 from surgeon.methods.ranges import check_share
 from surgeon.methods.rejuvenable import dead_channels_of, eligible, scales_of
 from surgeon.methods.rescaling import rescaling
-from surgeon.methods.resizing import ALLOCATION, Aim, changeable, free_families, reallocated
+from surgeon.methods.resizing import ALLOCATION, Aim, changeable, free_families, needed, reallocated
 
 NAME = "neural-rejuvenation"
 
@@ -146,8 +147,8 @@ def make_plan(inputs: Inputs, config: NeuralRejuvenationConfig) -> Plan:
         return _started_anew(inputs, config, groups, new, skipped)
     free, of_fixed_width = free_families(inputs, groups)
     skipped += of_fixed_width
-    aim = Aim(config.target, config.resource, config.round_to)
-    resize, figures = reallocated(inputs, free, new, aim, inputs.seed)
+    # After epochs in which channels were to die, a network that is too large is better than none.
+    resize, figures = reallocated(inputs, free, new, _aim(config), inputs.seed, strict=not config.sparsify)
     if resize is None:
         return _started_anew(inputs, config, groups, new, skipped)
     return Plan(NAME, dict(vars(config)), inputs.targets, (resize,), figures, tuple(skipped))
@@ -168,6 +169,10 @@ def resized(inputs: Inputs, config: NeuralRejuvenationConfig, added: Mapping[Cha
     in_place = {group: channels for group, channels in dead.items() if group in fixed}
     made = _started_anew(inputs, config, groups, {**added, **in_place}, [])
     return replace(made, figures=_figures(in_place, groups))
+
+
+def _aim(config: NeuralRejuvenationConfig) -> Aim:
+    return Aim(config.target, config.resource, config.round_to)
 
 
 def _started_anew(
@@ -246,13 +251,28 @@ def sparsification(inputs: Inputs, config: NeuralRejuvenationConfig) -> Sparsifi
     return Sparsification(
         scales=scales_of(groups),
         dead=lambda tensors: dead_channels_of(inputs.graph, tensors, groups)[0],
+        in_use=_utilization(inputs, config, groups),
         epochs=config.sparsify,
         rounds=config.n,
         target=config.target,
         below=config.below,
+        allowed=config.resource,
         fall=config.delta_r,
         step=config.delta_lambda,
     )
+
+
+def _utilization(
+    inputs: Inputs, config: NeuralRejuvenationConfig, groups: list[ChannelGroup]
+) -> Callable[[Mapping[str, Tensor], Mapping[ChannelGroup, Tensor]], float]:
+    """Return what measures which share of the network its living channels need.
+
+    Where widths change it is the share that a reallocation would need, so that it is no promise that cannot be kept.
+    """
+    if not config.in_place:
+        return lambda tensors, dead: needed(inputs, changeable(inputs, groups)[0], dead, _aim(config))
+    place = config.target == "flops"
+    return lambda tensors, dead: shares_in_use(inputs.graph, tensors, dead)[place]
 
 
 def told(plan: Plan) -> str:

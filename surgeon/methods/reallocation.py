@@ -52,7 +52,7 @@ def allocate(
 
     Source: Qiao et al., Neural Rejuvenation, section 3.2, "Resource reallocation".
     """
-    start = [max(1, *(living[group] for group in family)) for family in families]
+    start = _start(families, living)
 
     def sizes(widths: Sequence[int]) -> dict[ChannelGroup, int]:
         return {group: width for family, width in zip(families, widths, strict=True) for group in family}
@@ -78,6 +78,22 @@ def allocate(
         if spent(wider) <= budget:
             widths = wider
     return Allocation(sizes(widths), rate, spent(widths))
+
+
+def least_widths(families: Sequence[tuple[ChannelGroup, ...]], living: Sizes, round_to: int = 1) -> Sizes:
+    """Return the smallest sizes of which `allocate` may choose: nothing that lives is lost, and nothing added.
+
+    Args:
+        families: groups that have the same size as the others of their family.
+        living: by group, how many of its channels stay.
+        round_to: every size is a multiple of it.
+    """
+    widths = [expanded(width, 0.0, round_to) for width in _start(families, living)]
+    return {group: width for family, width in zip(families, widths, strict=True) for group in family}
+
+
+def _start(families: Sequence[tuple[ChannelGroup, ...]], living: Sizes) -> list[int]:
+    return [max(1, *(living[group] for group in family)) for family in families]
 
 
 def expanded(width: int, rate: float, round_to: int = 1) -> int:

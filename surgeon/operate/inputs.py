@@ -55,6 +55,7 @@ class Subject:
     frozen: Collection[str] = ()
     example: Any = None
     found: tuple[int, int] | None = field(default=None, init=False)
+    _fixed: dict[tuple[ChannelGroup, ...], dict[ChannelGroup, str]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.method.restructures(self.config):
@@ -63,6 +64,14 @@ class Subject:
     def trace_anew(self) -> None:
         """Bring the graph up to the network, whose layers have other sizes now."""
         self.graph = trace(self.model, self.example)
+        self._fixed.clear()
+
+    def fixed(self, groups: Collection[ChannelGroup]) -> dict[ChannelGroup, str]:
+        """Return those of some groups whose width cannot change, each with the reason; found out once."""
+        asked = tuple(groups)
+        if asked not in self._fixed:
+            self._fixed[asked] = unresizable(self.model, self.graph, asked, self.example)
+        return self._fixed[asked]
 
 
 def find_method(name: str) -> Method:
@@ -144,12 +153,8 @@ def _attendable(model: nn.Module) -> frozenset[str]:
 
 def _resizing(subject: Subject) -> Resizing:
     assert subject.found is not None
-    graph, tensors = subject.graph, subject.model.state_dict(keep_vars=True)
-    return Resizing(
-        lambda groups: unresizable(subject.model, graph, groups, subject.example),
-        partial(cost, graph, tensors),
-        subject.found,
-    )
+    tensors = subject.model.state_dict(keep_vars=True)
+    return Resizing(subject.fixed, partial(cost, subject.graph, tensors), subject.found)
 
 
 def _measured(subject: Subject, inputs: Inputs) -> Inputs:

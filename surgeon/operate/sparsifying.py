@@ -5,7 +5,6 @@ from typing import Any
 from torch.optim import Optimizer
 
 from surgeon.edit.plan import Plan, Set
-from surgeon.measure.utilization import shares_in_use
 from surgeon.methods.base import Sparsification
 from surgeon.operate.carrying import carried_out
 from surgeon.operate.course import Course
@@ -120,6 +119,8 @@ class Sparsifying:
                 self.sparsity.coefficient = 0.0 if last else self.sparsity.coefficient + rule.step
                 self._enter(SPARSE if not last else FULL if course.edits else FREE)
                 return {**trace, "edits": 0, "figures": {}, "skipped": [self._in_vain(course, rule, epoch)]}
+            if self._in_use > rule.allowed:
+                self._too_large(course, rule, epoch)
             self.sparsity.coefficient = 0.0
             made = self._rejuvenate(epoch, one, optimizer, course, last=last)
             course.note(made, epoch)
@@ -144,6 +145,18 @@ class Sparsifying:
         course.skipped[remark] = None
         self._subject.say(remark)
         return remark
+
+    def _too_large(self, course: Course, rule: Sparsification, epoch: int) -> None:
+        """Tell the reader that a penalty has ended under which too little has died."""
+        counted = "parameters" if rule.target == "params" else "FLOPs"
+        remark = (
+            f"The {counted} of the network cannot come down to {rule.allowed:g} of what they were: before epoch "
+            f"{epoch + 1}, when a penalty was to end, {self._in_use:.1%} were needed for what lived. So no layer has "
+            "become wider: dead channels have been dropped, or have started anew where none could be. Penalize them "
+            "for longer, let the penalty grow faster, or allow more: --set sparsify=…, delta_lambda=… or resource=…."
+        )
+        course.remark(remark)
+        self._subject.say(remark)
 
     def _rejuvenate(self, epoch: int, one: Round, optimizer: Optimizer, course: Course, *, last: bool) -> Plan:
         subject, seed = self._subject, one.seed + epoch
@@ -179,11 +192,10 @@ class Sparsifying:
         self.held.hold(masks_of(kept, self._subject.model))
 
     def _measured(self, rule: Sparsification) -> tuple[float, bool]:
-        """Return which share would be left without the channels that can start anew, and whether there are any."""
+        """Return which share is needed without the channels that can start anew, and whether there are any."""
         tensors = self._subject.model.state_dict(keep_vars=True)
         dead = rule.dead(tensors)
-        parameters, flops = shares_in_use(self._subject.graph, tensors, dead)
-        return parameters if rule.target == "params" else flops, bool(dead)
+        return rule.in_use(tensors, dead), bool(dead)
 
 
 def sparsifying(

@@ -183,6 +183,41 @@ def test_a_new_scale_makes_no_survivor_look_dead() -> None:
     assert model.one.weight[1].any()
 
 
+def in_use(model: nn.Module, **options: Any) -> float:
+    subject = subject_of(model, sparsify=3, **options)
+    rule = METHODS["neural-rejuvenation"].sparsification(plain_inputs(subject, (), 3, {}), subject.config)
+    assert rule is not None
+    tensors = model.state_dict(keep_vars=True)
+    return rule.in_use(tensors, rule.dead(tensors))
+
+
+def test_dead_channels_that_cannot_be_dropped_are_in_use() -> None:
+    # One more dead channel of a conv group than of the other; then one of each: 2 of 8 rows of 4 that write it, two
+    # vectors, and 5 kernels of 4 that read it.
+    whole = parameters(Grouped())
+    assert in_use(dying(Grouped, norm_three=[0])) == 1.0
+    assert in_use(dying(Grouped, norm_three=[0, 2])) == (whole - 2 * (4 * 4 + 2 + 5 * 4)) / whole
+    # The second layer's width is fixed; of the first 4 channels live.
+    assert in_use(dying(Viewed, **DEAD[Chain])) == (340 - 2 * (40 + 8)) / 340
+    # Multiples of 4 of (4, 5) are (4, 8); those of 6 would cost more than what there is.
+    assert in_use(dying(Chain), round_to=4) == (340 - 2 * (40 + 8)) / 340
+    assert in_use(dying(Chain, norm_one=[1], norm_deep=[1]), round_to=6) == 1.0
+
+
+def test_after_a_penalty_a_network_that_is_too_large_is_as_small_as_it_can_be() -> None:
+    options = {"sparsify": 3, "resource": 0.1, "below": 0.1}
+    figures = planned(subject_of(dying(Chain), **options)).figures
+    assert (figures[ALLOCATION]["after"], figures[ALLOCATION]["budget"]) == (214, 34)
+    assert [figures[name]["width"] for name in ("one", "two")] == [4, 5]
+    for model, more in (
+        (dying(Viewed, norm_two=[1]), {}),
+        (dying(Chain, norm_one=[1], norm_deep=[1]), {"round_to": 6}),
+    ):
+        plan = planned(subject_of(model, **options, **more))
+        assert not any(isinstance(edit, Resize) for edit in plan.edits)
+        assert any(isinstance(edit, Reinitialize) for edit in plan.edits)
+
+
 def test_conv_groups_stay_equally_wide() -> None:
     model = dying(Grouped)
     subject = subject_of(model, round_to=2)

@@ -78,14 +78,28 @@ def test_every_round_has_the_budget_of_the_network_as_it_came() -> None:
     assert (first["found"], first["before"], first["budget"]) == (555, 555, 277)
     assert 0.9 * 277 < first["after"] <= 277
     assert sum(parameter.numel() for parameter in hand.model.parameters()) == first["after"]
-    # Of the network as it is now everything is in use.
-    assert hand.phases.state()["in use"] == 1.0
+    # Of the network as it is now everything is in use, which is counted in shares of the first one.
+    assert hand.phases.state()["in use"] == first["after"] / 555
     second = hand.after(2, 1, 1)
-    assert second["utilization"] < 1.0
+    assert second["utilization"] < first["after"] / 555
     again = second["figures"][ALLOCATION]
     assert (again["found"], again["before"], again["budget"]) == (555, first["after"], 277)
     assert again["after"] <= 277
     assert hand.after(3, 0, 0) is None
+
+
+def test_a_network_that_does_not_come_down_to_what_is_allowed_is_trained_on() -> None:
+    hand = ByHand(sparsify=1, below=0.3, in_place=False, resource=0.3)
+    hand.after(0)
+    # 12a + 9ab + 6b + 3 from (5, 7): nothing can be added, and nothing is lost.
+    made = hand.after(1, 1, 1)
+    assert made["utilization"] == 420 / 555
+    assert made["figures"][ALLOCATION]["after"] == 420
+    assert hand.phases.held.phase == "rejuvenated network"
+    remarks = [text for text in hand.said if text.startswith("The parameters of the network cannot come down to 0.3")]
+    assert len(remarks) == 1
+    assert remarks[0] in hand.course.changes
+    assert hand.after(2) is None
 
 
 def test_cross_attention_begins_with_the_last_round() -> None:
