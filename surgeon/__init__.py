@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "trace": "surgeon.coupling",
     "plan": "surgeon.operate",
-    "execute": "surgeon.edit.execute",
+    "execute": "surgeon.operate.execute",
     "apply": "surgeon.operate",
     "finetune": "surgeon.operate",
     "permute": "surgeon.edit.permute",

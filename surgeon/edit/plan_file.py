@@ -11,8 +11,22 @@ from typing import Any
 from torch import Tensor
 
 from surgeon.coupling.graph import ChannelGroup, Member, Part, Scaling
-from surgeon.edit.plan import Blend, Edit, InPlace, Mix, Plan, Reinitialize, Reorder, Rescale, Set
+from surgeon.edit.plan import (
+    Attend,
+    Blend,
+    Edit,
+    InPlace,
+    Mix,
+    Plan,
+    Reinitialize,
+    Reorder,
+    Rescale,
+    Resize,
+    Set,
+    Width,
+)
 from surgeon.errors import PlanError
+from surgeon.structure import CrossSets
 
 VERSION = 3
 """Of the format; another one is refused."""
@@ -20,7 +34,8 @@ VERSION = 3
 KINDS: Mapping[str, type[InPlace]] = {
     "reorder": Reorder, "mix": Mix, "reinitialize": Reinitialize, "rescale": Rescale, "set": Set, "blend": Blend,
 }  # fmt: skip
-_WORDS: dict[type[Edit], str] = {kind: word for word, kind in KINDS.items()}
+_KEPT: dict[type[Edit], str] = {kind: word for word, kind in KINDS.items()}
+_WORDS: dict[type[Edit], str] = {**_KEPT, Resize: "resize", Attend: "attend"}
 
 
 def encode(plan: Plan) -> tuple[dict[str, Tensor], str]:
@@ -30,12 +45,21 @@ def encode(plan: Plan) -> tuple[dict[str, Tensor], str]:
         PlanError: it gives channels other widths, or layers cross-attention, or an option or a figure is of a type that
             JSON does not have.
     """
-    if any(type(edit) not in _WORDS for edit in plan.edits):
+    if any(type(edit) not in _KEPT for edit in plan.edits):
         raise PlanError(
             f"The plan of {plan.method} gives channels other widths, or layers cross-attention, and such plans are not "
             "kept in files.",
             "Carry it out at once: the file of the network says what that is built of.",
         )
+    return told_apart(plan)
+
+
+def told_apart(plan: Plan) -> tuple[dict[str, Tensor], str]:
+    """Return what `encode` does, also of a plan that is not kept in files: what tells it from others.
+
+    Raises:
+        PlanError: an option or a figure is of a type that JSON does not have.
+    """
     encoder = _Encoder()
     edits = [encoder.edit(edit, f"edits/{index}") for index, edit in enumerate(plan.edits)]
     content = {
@@ -71,17 +95,21 @@ class _Encoder:
 
     def edit(self, edit: Edit, place: str) -> dict[str, Any]:
         """Return an edit as JSON: its fields under their own names."""
-        values = {field.name: getattr(edit, field.name) for field in dataclasses.fields(edit)}
-        return {
-            "kind": _WORDS[type(edit)],
-            **{name: self._value(value, f"{place}/{name}") for name, value in values.items()},
-        }
+        return {"kind": _WORDS[type(edit)], **self._fields(edit, place)}
+
+    def _fields(self, part: Edit | Width, place: str) -> dict[str, Any]:
+        values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        return {name: self._value(value, f"{place}/{name}") for name, value in values.items()}
 
     def _value(self, value: Any, place: str) -> Any:
         if isinstance(value, Tensor):
             return self._tensor(value, place)
         if isinstance(value, ChannelGroup):
             return self._group(value)
+        if isinstance(value, CrossSets):
+            return dataclasses.asdict(value)
+        if isinstance(value, tuple):
+            return [self._fields(width, f"{place}/{number}") for number, width in enumerate(value)]
         return self._scaling(value) if isinstance(value, Scaling) else value
 
     def _tensor(self, tensor: Tensor, name: str) -> str:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from surgeon.checkpoint.tree_file import digest
 from surgeon.edit.plan import Plan
-from surgeon.edit.plan_file import encode
+from surgeon.edit.plan_file import told_apart
 from surgeon.processes import count
 from surgeon.structure import structure_of
 from surgeon.tuning import TuningConfig
@@ -104,7 +104,7 @@ def run_identity(
         **{name: None if network is None else digest(dict(network.state_dict())) for name, network in networks.items()},
         # Of networks as their builders make them it is left out, as it was before there were others.
         **{f"{name} structure": structure for name, structure in structures.items() if structure},
-        "plan": None if plan is None else digest(*encode(plan)),
+        "plan": None if plan is None else digest(*told_apart(plan)),
         "tuning": options,
         "accumulation": accelerator.gradient_accumulation_steps,
         "processes": count(),

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from two_stages import EXAMPLE, Two, make_network
 
-import surgeon
 from surgeon.coupling import trace
+from surgeon.edit.execute import execute
 from surgeon.edit.plan import Plan, Resize, Width
 from surgeon.edit.resize import carried
 from surgeon.operate.moments import carry
@@ -21,7 +21,7 @@ def resized(model: Two, optimizer: Optimizer) -> Resize:
     one, two = trace(model, EXAMPLE).groups
     edit = Resize((Width(one, torch.tensor([0, 2, 5]), 2), Width(two, torch.tensor([1, 2, 3, 6, 7]), 5)), 0)
     before = {name: parameter.shape for name, parameter in model.named_parameters()}
-    surgeon.execute(model, Plan("neural-rejuvenation", {}, (), (edit,)))
+    execute(model, Plan("neural-rejuvenation", {}, (), (edit,)))
     carry(optimizer, model, edit, before)
     return edit
 

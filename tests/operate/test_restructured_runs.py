@@ -14,7 +14,9 @@ from torch import nn
 from two_stages import EXAMPLE, StoppedError
 
 import surgeon
-from surgeon.errors import OptionError, PlanError
+from surgeon.checkpoint.tree_file import digest
+from surgeon.edit.plan_file import told_apart
+from surgeon.errors import OptionError, OutputError, PlanError
 from surgeon.methods.resizing import ALLOCATION
 from surgeon.operate import phases
 from surgeon.structure import CrossAttentionConv2d, structure_of
@@ -194,3 +196,35 @@ def test_a_plan_of_widths_is_shown_and_not_kept(tmp_path: Path) -> None:
     end, record = run(value=0.0, epochs=1, plan=plan)
     assert sum(parameter.numel() for parameter in end.parameters()) == plan.figures[ALLOCATION]["after"]
     assert record.figures[ALLOCATION] == plan.figures[ALLOCATION]
+
+
+def test_a_plan_in_memory_is_carried_out_like_one_that_is_made() -> None:
+    plain, options = start(0.0), {"in_place": False, "resource": 0.8, "cross": "attend", "rescale": True}
+    networks = [copy.deepcopy(plain) for _ in range(2)]
+    surgeon.execute(
+        networks[0], surgeon.plan(plain, "neural-rejuvenation", example_input=EXAMPLE, **options), example_input=EXAMPLE
+    )
+    surgeon.apply(networks[1], "neural-rejuvenation", epochs=0, example_input=EXAMPLE, **options)
+    first, second = (network.state_dict() for network in networks)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], tensor) for key, tensor in second.items())
+    assert structure_of(networks[0]) == structure_of(networks[1])
+    assert list(structure_of(networks[0]).attention) == ["two.0"]
+
+
+def test_a_run_of_a_plan_in_memory_goes_on_by_that_plan_alone(tmp_path: Path) -> None:
+    def planned(**options: Any) -> Any:
+        return surgeon.plan(start(0.0), "neural-rejuvenation", example_input=EXAMPLE, **options)
+
+    narrow = planned(in_place=False, resource=0.8)
+    attending = planned(in_place=True, cross="attend")
+    options = {"value": 0.0, "epochs": 1, "state": tmp_path / "s", "save_every": 1}
+    with pytest.raises(StoppedError):
+        run(plan=narrow, stop_at=2, **options)
+    with pytest.raises(OutputError, match="plan"):
+        run(plan=planned(in_place=False, resource=0.9), **options)
+    end, _ = run(plan=narrow, **options)
+    whole, _ = run(plan=narrow, value=0.0, epochs=1)
+    assert all(torch.equal(end.state_dict()[key], tensor) for key, tensor in whole.state_dict().items())
+    prints = {digest(*told_apart(plan)) for plan in (narrow, planned(in_place=False, resource=0.8), attending)}
+    assert len(prints) == 2
