@@ -97,6 +97,11 @@ def carry_moments(
             memory[key] = carried(remembered)
             if key in COPIES_OF_WEIGHTS:
                 memory[key][new] = parameter[new].to(remembered)
+    # AdaHessian keeps its curvature as an attribute of the parameter.
+    beside = vars(parameter)
+    for key, remembered in beside.items():
+        if isinstance(remembered, Tensor) and remembered.shape == before:
+            beside[key] = carried(remembered)
 
 
 def _fits(value: Any, shape: torch.Size) -> bool:

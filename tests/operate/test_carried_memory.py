@@ -67,6 +67,26 @@ def test_what_survives_is_remembered_bit_for_bit(name: str) -> None:
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
+def test_what_is_remembered_beside_a_parameter_is_carried_too() -> None:
+    model = make_network()
+    optimizer = create_optimizer(model, TuningConfig(opt="adahessian", lr=1e-3))
+
+    def train() -> None:
+        optimizer.zero_grad()
+        (model(EXAMPLE + 1) ** 2).sum().backward(create_graph=True)
+        optimizer.step()
+
+    train()
+    before = {key: vars(parameter)["hess"].clone() for key, parameter in model.named_parameters()}
+    edit = resized(model, optimizer)
+    for key, parameter in model.named_parameters():
+        wanted = carried(edit, key, before[key]) if key in edit.by_tensor else before[key]
+        assert torch.equal(vars(parameter)["hess"], wanted)
+    train()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("name", ["adafactor", "adafactorbv", "novograd"])
 def test_what_is_remembered_in_another_shape_is_forgotten(name: str) -> None:
     model = make_network()
