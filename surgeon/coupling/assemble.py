@@ -178,7 +178,8 @@ def _layers(contexts: Sequence[Context], writers: Mapping[str, Writer]) -> tuple
             layer = layers[place]
             names = layer.names if use.module in layer.names else (*layer.names, use.module)
             counted = 0 if number else use.positions
-            layers[place] = replace(layer, positions=layer.positions + counted, names=names)
+            computed = layer.computed + counted * use.computed
+            layers[place] = replace(layer, positions=layer.positions + counted, names=names, computed=computed)
     return tuple(layers.values())
 
 

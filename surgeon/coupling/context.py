@@ -30,7 +30,17 @@ class Weight:
 
 @dataclass(frozen=True)
 class Use:
-    """One call of a convolution or linear layer: its module, weight (None if computed), and how it is applied."""
+    """One call of a convolution or linear layer: its module, weight (None if computed), and how it is applied.
+
+    Attributes:
+        module: its path.
+        weight: state-dict key.
+        filters: as `Layer` has it.
+        groups: as `Layer` has it.
+        convolution: as `Layer` has it.
+        positions: output positions for one image.
+        computed: number of the weight's entries, where it is computed from parameters; else 0.
+    """
 
     module: str
     weight: str | None
@@ -38,6 +48,7 @@ class Use:
     groups: int
     convolution: bool
     positions: int
+    computed: int
 
 
 @dataclass

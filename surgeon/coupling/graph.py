@@ -64,6 +64,7 @@ class Layer:
         positions: output positions for one image (`h · w` of an image, tokens of a sequence), summed over all uses in
             evaluation: auxiliary heads have none.
         names: every module that computes it, in the order of execution.
+        computed: where the weight is computed from other tensors, the multiplications with it for one image.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Layer:
     convolution: bool
     positions: int
     names: tuple[str, ...] = ()
+    computed: int = 0
 
     def __post_init__(self) -> None:
         if not self.names:

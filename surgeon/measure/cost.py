@@ -16,7 +16,8 @@ def cost(graph: CouplingGraph, tensors: Mapping[str, Tensor], sizes: Mapping[Cha
     """Return the number of parameters, and of floating-point operations of the layers for one image, at other widths.
 
     Counted like `utilization`: every parameter once, and for each weight of a layer and each of its positions one
-    multiplication and one addition.
+    multiplication and one addition. Weights that are computed from others (in a layer with cross-attention, say) are
+    counted at the widths that they have.
 
     Args:
         graph: the network's coupling graph.
@@ -37,7 +38,8 @@ def cost(graph: CouplingGraph, tensors: Mapping[str, Tensor], sizes: Mapping[Cha
         positions * (entries[key] if key in entries else _entries(tensors[key], growth.get(key, [])))
         for positions, key in weights
     )
-    return sum(entries.values()), FLOPS_PER_WEIGHT * operations
+    computed = sum(layer.computed for layer in graph.layers)
+    return sum(entries.values()), FLOPS_PER_WEIGHT * (operations + computed)
 
 
 def _entries(tensor: Tensor, growth: Growth) -> int:

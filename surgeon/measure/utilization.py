@@ -34,7 +34,7 @@ class LayerUtilization:
     Attributes:
         name: the module.
         filters: number of filters; None where the weight is computed from other tensors, and then there is nothing
-            else either.
+            else either but its operations, all of which are in use.
         dead: filters with `|γ| < 0.01 · max|γ|`, or zero, of the BatchNorm right behind; None without one.
         inhibited: filters with `|γ| < 0.01`; None without BatchNorm.
         weak_filters: filters under conditions C1 and C2 of kernel reactivation; None but for convolutions.
@@ -232,7 +232,8 @@ def _flops(graph: CouplingGraph, tensors: Mapping[str, Tensor], dead: Dead) -> t
     used = [(layer.positions, layer.writer.weight) for layer in graph.layers if layer.writer is not None]
     whole = sum(positions * tensors[key].numel() for positions, key in used)
     left = sum(positions * _left(tensors[key], dead.get(key, ())) for positions, key in used)
-    return FLOPS_PER_WEIGHT * whole, FLOPS_PER_WEIGHT * left
+    computed = sum(layer.computed for layer in graph.layers)
+    return FLOPS_PER_WEIGHT * (whole + computed), FLOPS_PER_WEIGHT * (left + computed)
 
 
 def _parameter_keys(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -264,7 +265,8 @@ def _layer(
 ) -> LayerUtilization:
     writer = layer.writer
     if writer is None:
-        return LayerUtilization(layer.name, None, None, None, None, None, None, None, 0, 0, 0, 0)
+        flops = FLOPS_PER_WEIGHT * layer.computed
+        return LayerUtilization(layer.name, None, None, None, None, None, None, None, 0, 0, flops, flops)
     weight, norm = tensors[writer.weight], writer.norm
     scale = None if norm is None or norm.weight is None else tensors[norm.weight]
     overlaps = orthogonality_sums(filter_rows(weight, layer).float()) if layer.convolution else None

@@ -11,6 +11,8 @@ from surgeon.edit.execute import execute
 from surgeon.edit.plan import Plan, Resize, Width
 from surgeon.edit.resizable import families, unresizable
 from surgeon.measure.cost import cost
+from surgeon.measure.utilization import utilization
+from surgeon.structure import CrossSets, attend
 
 
 def measured(model: nn.Module, *images: torch.Tensor) -> tuple[int, int]:
@@ -34,6 +36,20 @@ def test_a_network_by_hand() -> None:
     assert cost(graph, tensors, sizes) == (108 + 18 + 270 + 123, 2 * (48 * 108 + 24 * 270 + 120))
     # One filter less in one conv group (no network has that) takes its two kernels and four columns along.
     assert cost(graph, tensors, {second: 2}) == (72 + 12 + 90 + 63, 2 * (48 * 72 + 24 * 90 + 60))
+
+
+def test_weights_that_are_computed_are_applied_like_others() -> None:
+    images = torch.zeros(2, 2, 6, 8)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.Flatten(), nn.Linear(144, 3))
+    before = cost(trace(model, images), model.state_dict(keep_vars=True), {})
+    attend(model, "2", CrossSets((1, 4), (0, 2, 3)))
+    weighted = nn.utils.parametrizations.weight_norm(nn.Linear(144, 3))
+    for other, more in ((model, 0), (nn.Sequential(*model[:4], weighted), 3)):
+        graph, tensors = trace(other, images), other.state_dict(keep_vars=True)
+        found = cost(graph, tensors, {})
+        assert found == measured(other, images) == (before[0] + more, before[1])
+        used = utilization(graph, tensors)
+        assert used.flops == used.effective_flops == sum(row.flops for row in used.layers) == before[1]
 
 
 COUNTED = """Grouped TransposedGrouped DepthwiseMultiplier TransposedDepthwiseMultiplier DenseConcat FlattenLinear

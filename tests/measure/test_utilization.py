@@ -102,10 +102,11 @@ def test_a_weight_of_two_modules_counts_once() -> None:
     assert used.flops == 2 * (2 * 16 * 16 + 128)
 
 
-def test_a_computed_weight_has_a_row_without_numbers() -> None:
+def test_a_computed_weight_has_a_row_of_its_operations_alone() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 4, 1)), nn.ReLU(), nn.Conv2d(4, 3, 1))
     used = used_by(model.eval(), 2, 4, 4)
     assert (used.layers[0].filters, used.layers[0].overlap_mean) == (None, None)
+    assert (used.layers[0].flops, used.layers[0].effective_flops) == (2 * 16 * 8, 2 * 16 * 8)
     assert used.parameters == sum(parameter.numel() for parameter in model.parameters())
 
 

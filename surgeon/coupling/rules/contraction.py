@@ -26,10 +26,18 @@ def linear(context: Context, node: fx.Node, arguments: dict[str, Any]) -> Value:
     ways: dict[int, Way] = {dim: "reads" if letter == "i" else "writes" for dim, letter in enumerate(letters)}
     context.absorb(node, arguments, "weight", ways)
     tokens = math.prod(result_shape(node)[1:-1])
-    context.uses.append(Use(context.module, context.key(arguments["weight"]), 0, 1, False, tokens))
+    computed = _computed(context, arguments["weight"])
+    context.uses.append(Use(context.module, context.key(arguments["weight"]), 0, 1, False, tokens, computed))
     operands = [(arguments["input"], layout, [*batch, "i"]), (arguments["weight"], weight, letters)]
     result = _contract(context, node, operands, [*batch, *letters[:-1]])
     return _add_bias(context, node, result, arguments, dim=-1) if result.dims else result
+
+
+def _computed(context: Context, weight: Any) -> int:
+    """Return the number of a weight's entries, where it is computed from parameters; else 0."""
+    if context.key(weight) is not None or not context.is_derived(weight):
+        return 0
+    return math.prod(shape_of(weight) or (0,))
 
 
 Operand = tuple[Any, Layout, Sequence[str]]
@@ -90,7 +98,9 @@ def convolution(context: Context, node: fx.Node, arguments: dict[str, Any]) -> V
     context.mark(arguments["weight"], [0 if transposed else 1], "affine" if depthwise else "consumer")
     filters, key = int(transposed), context.key(arguments["weight"])
     applied = math.prod((shape_of(arguments["input"]) or ())[2:] if transposed else shape[2:])
-    context.uses.append(Use(context.module, key, filters, groups, True, applied))
+    context.uses.append(
+        Use(context.module, key, filters, groups, True, applied, _computed(context, arguments["weight"]))
+    )
     if not depthwise:
         context.absorb(node, arguments, "weight", {filters: "writes", 1 - filters: "reads"})
     if depthwise and context.scaling and key is not None and not weight.dims[1]:
