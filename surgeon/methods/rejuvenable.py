@@ -12,7 +12,7 @@ from torch import Tensor
 from surgeon.coupling.graph import ChannelGroup, CouplingGraph, Layer
 from surgeon.errors import LayerError
 from surgeon.measure.filters import is_depthwise
-from surgeon.measure.utilization import dead_groups
+from surgeon.measure.utilization import dead_channels, dead_groups
 from surgeon.methods.base import Inputs
 
 Layers = Mapping[str, Layer]
@@ -42,7 +42,7 @@ def eligible(inputs: Inputs, *, residual: bool) -> tuple[list[ChannelGroup], lis
         else:
             found.append(group)
     found, partly = _whole_norms(found, inputs)
-    skipped += partly
+    skipped += partly + _dead_and_fixed(inputs)
     if not found:
         why = " ".join(skipped[:3]) or "The selection writes no free channels."
         raise LayerError(
@@ -122,6 +122,28 @@ def _unfit(group: ChannelGroup, layers: Layers, inputs: Inputs, *, residual: boo
     if len(streams) > 1 and not residual:
         return "several layers write them, as to a residual stream (--set include_residual=true lets them take part)"
     return ""
+
+
+def _dead_and_fixed(inputs: Inputs) -> list[str]:
+    """Return a sentence for every BatchNorm of the selection that has dead channels whose positions are fixed."""
+    chosen = {norm.weight for norm in inputs.norms().values()}
+    chosen |= {layer.writer.norm.weight for layer in inputs.layers() if layer.writer and layer.writer.norm}
+    fixed = {
+        norm.weight: dead_channels(inputs.tensors[norm.weight]).cpu()
+        for norm in inputs.graph.norms.values()
+        if norm.weight is not None and norm.weight in chosen
+    }
+    for group in inputs.graph.groups:
+        for member in group.members:
+            if member.tensor in fixed:
+                fixed[member.tensor][member.positions.flatten()] = False
+    reasons = {axis.tensor: axis.reason for axis in reversed(inputs.graph.frozen)}
+    return [
+        f"{key.rpartition('.')[0]}: {int(dead.sum())} dead channels of it are left alone: "
+        f"{reasons.get(key, 'They are not free.')}"
+        for key, dead in fixed.items()
+        if bool(dead.any())
+    ]
 
 
 def _whole_norms(groups: list[ChannelGroup], inputs: Inputs) -> tuple[list[ChannelGroup], list[str]]:

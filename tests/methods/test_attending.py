@@ -11,9 +11,9 @@ from torch import nn
 from surgeon.edit.execute import execute
 from surgeon.edit.plan import Attend, Plan, Set, changes
 from surgeon.edit.plan_file import encode
-from surgeon.errors import PlanError
+from surgeon.errors import LayerError, PlanError
 from surgeon.methods.neural_rejuvenation import NO_ATTENTION, NeuralRejuvenationConfig, make_plan
-from surgeon.structure import CrossAttentionConv2d, CrossSets, attendable, structure_of
+from surgeon.structure import CrossAttentionConv2d, CrossSets, attend, attendable, structure_of
 
 ATTEND = NeuralRejuvenationConfig(cross="attend")
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
@@ -89,6 +89,26 @@ def test_it_is_told_where_there_is_no_place_for_it() -> None:
     plan = planned(model)
     assert attending(plan) == {}
     assert plan.skipped[-1] == NO_ATTENTION
+
+
+def test_dead_channels_beside_attention_are_left_alone_and_listed() -> None:
+    model = network(Grouped)
+    attend(model, "last", CrossSets((0,), (1, 4)))
+    kill(model, norm_one=[1, 4], norm_side=[0, 2, 3], norm_last=[1])
+    plan = planned(model)
+    assert list(plan.figures) == ["one"]
+    listed = [text for text in plan.skipped if " dead channels " in text]
+    assert [text.partition(" dead")[0] for text in listed] == ["norm_side: 3", "norm_last: 1"]
+    assert listed[0].endswith("are left alone: In last, aten.index_select fixes the positions.")
+    chain = network(Chain)
+    attend(chain, "two", CrossSets((0, 5, 7), (1, 4)))
+    kill(chain, norm_one=[1, 4], norm_deep=[1, 4])
+    with pytest.raises(LayerError, match="There are no channels to rejuvenate") as error:
+        planned(chain)
+    assert "norm_one: 2 dead channels" in error.value.problem
+    with pytest.raises(LayerError) as error:
+        make_plan(inputs(chain, "head"), ATTEND)
+    assert "dead channels" not in error.value.problem
 
 
 def test_only_the_last_rejuvenation_brings_it() -> None:
