@@ -12,7 +12,7 @@ from surgeon.edit.mix import Tensors
 from surgeon.edit.plan import Resize, Width
 from surgeon.edit.runs import Axis, axes_of, new_rows, new_shape, relaid, runs_of
 from surgeon.errors import PlanError
-from surgeon.structure import CrossAttentionConv2d, CrossSets, Structure, rebuild, structure_of
+from surgeon.structure import CrossAttentionConv2d, Structure, rebuild, structure_of
 
 REMEDY = "Make the plan anew for this network."
 Ends = tuple[int, int] | None
@@ -39,9 +39,10 @@ def check_resize(model: nn.Module, edit: Resize) -> None:
     shared = sorted(sharing(model, edit.by_tensor))
     if shared:
         raise PlanError(f"More than one layer uses '{shared[0]}', which would get another size.", REMEDY)
-    sizes = sizes_then(model, changed_axes(edit, tensors))
-    for name in structure_of(model).attention.keys() & sizes.keys():
-        _renumbered_sets(model, edit, name)
+    for name in sorted(sizes_then(model, changed_axes(edit, tensors))):
+        if isinstance(model.get_submodule(name), CrossAttentionConv2d):
+            # A graph of the network as it is fixes these channels.
+            raise PlanError(f"The plan gives '{name}' another size, which has cross-attention by now.", REMEDY)
 
 
 def resize(model: nn.Module, edit: Resize) -> None:
@@ -55,8 +56,7 @@ def resize(model: nn.Module, edit: Resize) -> None:
     axes = changed_axes(edit, tensors)
     same_shape = [key for key, there in axes.items() if new_shape(there, tensors[key].shape) == tensors[key].shape]
     before, sizes = structure_of(model), sizes_then(model, axes)
-    sets = {name: _renumbered_sets(model, edit, name) for name in before.attention if name in sizes}
-    structure = Structure({**before.widths, **sizes}, {**before.attention, **sets})
+    structure = Structure({**before.widths, **sizes}, before.attention)
     rebuild(model, structure, lambda key, tensor, shape: relaid(tensor, axes[key]))
     tensors = model.state_dict(keep_vars=True)
     for key in same_shape:
@@ -161,30 +161,3 @@ def _write(tensor: Tensor, axis: Axis, rows: slice | None, start: int, fresh: Te
     elif low < high:
         places = places.to(tensor.device)
         tensor[low:high].index_copy_(axis.dim, places, fresh[low - start : high - start].index_select(axis.dim, places))
-
-
-def _renumbered_sets(model: nn.Module, edit: Resize, name: str) -> CrossSets:
-    """Return the rejuvenated channels of a convolution with cross-attention by their new numbers, with the new ones.
-
-    Raises:
-        PlanError: of one side nothing would be left, or everything.
-    """
-    module = model.get_submodule(name)
-    assert isinstance(module, CrossAttentionConv2d)
-    key = f"{name}.weight"
-    sides = []
-    for dim, chosen in ((0, module.sets.written), (1, module.sets.read)):
-        numbers = torch.tensor(chosen, dtype=torch.int64)
-        length = module.weight.shape[dim]
-        axis = next((axis for axis in axes_of(edit, key, module.weight.shape) if axis.dim == dim), None)
-        if axis is not None:
-            kept = axis.moved[numbers]
-            numbers, length = torch.cat([kept[kept >= 0], axis.added]).sort().values, len(axis.sources)
-        if not 0 < numbers.numel() < length:
-            raise PlanError(
-                f"Of the survived or of the rejuvenated channels of '{name}', which has cross-attention, none would be "
-                "left.",
-                "Keep at least one of each.",
-            )
-        sides.append(tuple(numbers.tolist()))
-    return CrossSets(*sides)

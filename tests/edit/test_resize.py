@@ -10,12 +10,12 @@ from torch import nn
 from surgeon.coupling import trace
 from surgeon.coupling.graph import ChannelGroup, CouplingGraph, Member
 from surgeon.edit.execute import execute
-from surgeon.edit.plan import Edit, Mix, Plan, Resize, Width
+from surgeon.edit.plan import Attend, Edit, Mix, Plan, Resize, Width
 from surgeon.edit.plan_file import encode
 from surgeon.edit.resize import carried, renumbered
 from surgeon.edit.runs import Run, runs_of
 from surgeon.errors import PlanError
-from surgeon.structure import CrossSets, Structure, attend, remember, structure_of
+from surgeon.structure import CrossSets, structure_of
 
 IMAGES = torch.zeros(2, 2, 4, 4)
 
@@ -171,16 +171,22 @@ def test_what_changed_is_remembered_over_several_edits(chain: nn.Sequential) -> 
     assert structure_of(chain).widths.keys() == {"0", "1", "3"}
 
 
-def test_cross_attention_follows_the_channels(chain: nn.Sequential) -> None:
-    first, second = traced(chain).groups
-    attend(chain, "3", CrossSets(written=(0, 3), read=(1,)))
-    remember(chain, Structure({}, {"3": CrossSets((0, 3), (1,))}))
-    with pytest.raises(PlanError, match="cross-attention, none would be left"):
-        execute(chain, plan(Resize((width(second, [1, 2]),), seed=0)))
-    execute(chain, plan(Resize((width(first, [1, 2], 1), width(second, [1, 2, 3])), seed=0)))
-    # Of the channels read, 1 is now 0, and the new one is 2; of those written, 3 is now 2.
-    assert chain[3].sets == structure_of(chain).attention["3"] == CrossSets((2,), (0, 2))
-    assert chain(IMAGES).shape == (2, 2)
+def test_a_layer_with_cross_attention_keeps_its_channels(chain: nn.Sequential) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 5, 1), nn.ReLU(), nn.Conv2d(5, 2, 1), *chain)
+    _, early, _, read, written = traced(model).groups
+    sets = CrossSets((0, 3), (1,))
+    execute(model, plan(Attend("7", sets)))
+    for group in (read, written):
+        with pytest.raises(PlanError, match="'7' another size, which has cross-attention by now"):
+            execute(model, plan(Resize((width(early, [0, 1, 3]), width(group, [1, 2])), seed=0)))
+    assert model[1].out_channels == 5
+    # Of the network as it is now, what lies apart from it is free, and it stays as it is.
+    now = traced(model)
+    assert not {member.tensor for group in now.groups for member in group.members} & {"7.weight", "9.weight"}
+    execute(model, plan(Resize((width(next(g for g in now.groups if g.size == 5), [0, 1, 3]),), seed=0)))
+    assert (model[1].out_channels, model[3].in_channels) == (3, 3)
+    assert model[7].sets == structure_of(model).attention["7"] == sets
+    assert model(IMAGES).shape == (2, 2)
 
 
 def test_new_channels_are_found_in_the_graph_made_anew(chain: nn.Sequential) -> None:
