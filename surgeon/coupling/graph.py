@@ -124,13 +124,17 @@ class Passage:
         apart: state-dict keys of the layers' weights.
         gates: weights of layers whose channels do nothing but multiply those of others, one each (squeeze-excitation).
         closing: by weight of a layer in `apart`, the BatchNorm scales that everything it writes passes through before
-            weights of another layer read it; depthwise layers pass on what they read.
+            weights of another layer read it, and behind which there is no other; depthwise layers pass on what they
+            read.
+        opening: the other scales that it passes through: a BatchNorm behind them makes large again what they make
+            small.
         reasons: for every other weight, why that is not known, a clause.
     """
 
     apart: frozenset[str] = frozenset()
     gates: frozenset[str] = frozenset()
     closing: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    opening: Mapping[str, frozenset[str]] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 

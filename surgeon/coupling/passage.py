@@ -42,16 +42,18 @@ def find_passage(graphs: Sequence[Recorded]) -> Passage:
     reasons: dict[str, str] = {}
     normed: set[str] = set()
     gates: dict[str, bool] = {}
-    closing: dict[str, frozenset[str]] = {}
+    passed: dict[str, frozenset[str]] = {}
+    opening: set[str | None] = set()
     for graph, bindings in graphs:
         why, gate = _walked(graph)
         closed = _closed(graph, bindings)
+        opening |= {_second(norm, bindings) for norm in _norms_before_others(graph)}
         for node in graph.nodes:
             key = _weight(node, bindings)
             if key is None:
                 continue
             gates[key] = gates.get(key, True) and gate[node]
-            closing[key] = closing.get(key, closed[node]) & closed[node]
+            passed[key] = passed.get(key, closed[node]) & closed[node]
             reason = _behind(node, why)
             if reason:
                 reasons.setdefault(key, reason)
@@ -61,7 +63,8 @@ def find_passage(graphs: Sequence[Recorded]) -> Passage:
     return Passage(
         apart,
         frozenset(key for key, always in gates.items() if always),
-        {key: closing[key] for key in apart},
+        {key: passed[key] - opening for key in apart},
+        {key: passed[key] & opening for key in apart},
         {key: reason for key, reason in reasons.items() if not gates[key]},
     )
 
@@ -114,16 +117,30 @@ def _on_the_way(
     user: fx.Node, node: fx.Node, bindings: Mapping[fx.Node, Binding], closed: Mapping[fx.Node, frozenset[str]]
 ) -> frozenset[str]:
     """Return the BatchNorm scales in one of the operations that use a value, and on every way behind it."""
+    if not _passes_on(user, node):
+        return frozenset()
+    own = _second(user, bindings) if _family(user) == "aten.batch_norm" else None
+    return closed[user] | {own} if own is not None else closed[user]
+
+
+def _norms_before_others(graph: fx.Graph) -> set[fx.Node]:
+    """Return the BatchNorms behind which another one stands, on any way to the weights that read the channels."""
+    normed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        users = [user for user in node.users if _passes_on(user, node)]
+        if any(user in normed or _family(user) == "aten.batch_norm" for user in users):
+            normed.add(node)
+    return {node for node in normed if _family(node) == "aten.batch_norm"}
+
+
+def _passes_on(user: fx.Node, node: fx.Node) -> bool:
+    """Tell whether an operation acts on each channel of a value by itself and is no layer that reads them together."""
     name, shape = _family(user), shape_of(node)
     if user.op != "call_function" or shape is None or len(shape) < 2:
-        return frozenset()
+        return False
     if name in CONVOLUTIONS:
-        deep = _reads_first(user, node) and bound_arguments(user).get("groups") == shape[1]
-        return closed[user] if deep else frozenset()
-    if not _keeps_apart(user, node, name, shape):
-        return frozenset()
-    own = _second(user, bindings) if name == "aten.batch_norm" else None
-    return closed[user] | {own} if own is not None else closed[user]
+        return _reads_first(user, node) and bound_arguments(user).get("groups") == shape[1]
+    return _keeps_apart(user, node, name, shape)
 
 
 def _scaled(graph: fx.Graph) -> set[fx.Node]:

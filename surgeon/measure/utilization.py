@@ -1,6 +1,6 @@
 """How much of a network's capacity is in use, told from its weights alone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -166,8 +166,9 @@ def dead_groups(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> dict[Cha
     """Return the groups with dead channels, each with the numbers of these, LongTensor.
 
     A channel is dead where every layer that adds to it is cut off: on all ways from there to the weights that read it
-    lies a BatchNorm whose scale is dead, be it the first or one behind a depthwise layer. Where these ways are not
-    known, all of the group's BatchNorm scales have to be dead.
+    lies a BatchNorm whose scale is dead, and no other behind it, or a scale of exactly zero wherever it lies. (A small
+    scale in front of another BatchNorm cuts nothing off: that one divides by how small it has made the channel.) Where
+    these ways are not known, all of the group's BatchNorm scales have to be dead.
 
     Args:
         graph: the network's coupling graph.
@@ -175,12 +176,20 @@ def dead_groups(graph: CouplingGraph, tensors: Mapping[str, Tensor]) -> dict[Cha
     """
     scales = {norm.weight for norm in graph.norms.values() if norm.weight is not None}
     dead = {key: dead_channels(tensors[key]).cpu() for key in scales if key in tensors}
+    silent = {key: (tensors[key] == 0).cpu() for key in dead}
     layers = {layer.writer.weight: layer for layer in graph.layers if layer.writer is not None}
+    passage = graph.passage
     found = {}
     for group in graph.groups:
-        adding = [writer.weight for writer in group.writers if writer.weight not in graph.passage.gates]
+        adding = [writer.weight for writer in group.writers if writer.weight not in passage.gates]
         streams = [key for key in adding if key not in layers or not is_depthwise(layers[key], tensors)]
-        found[group] = _dead_in(group, dead, [graph.passage.closing.get(key, frozenset()) for key in streams])
+        cuts = [
+            _flags(group, dead, passage.closing.get(key, ())) + _flags(group, silent, passage.opening.get(key, ()))
+            for key in streams
+        ]
+        flags = [torch.stack(cut).any(0) for cut in cuts] if all(cuts) else []
+        flags = flags or _flags(group, dead, dead)
+        found[group] = torch.stack(flags).all(0).nonzero().flatten() if flags else torch.empty(0, dtype=torch.int64)
     return {group: channels for group, channels in found.items() if channels.numel()}
 
 
@@ -192,22 +201,13 @@ def _dead_members(dead: Mapping[ChannelGroup, Tensor]) -> Dead:
     return members
 
 
-def _dead_in(group: ChannelGroup, dead: Mapping[str, Tensor], closing: list[frozenset[str]]) -> Tensor:
-    """Return the group's dead channels.
-
-    Args:
-        group: the channels.
-        dead: by state-dict key of a BatchNorm scale, bool `[C]`.
-        closing: for every layer that adds to the channels, the scales that cut it off; empty where none is known to.
-    """
-    members = [member for member in group.members if member.tensor in dead]
-    flags = {member.tensor: dead[member.tensor][member.positions].all(1) for member in members}
-    if not flags:
-        return torch.empty(0, dtype=torch.int64)
-    cut = [[flags[key] for key in keys if key in flags] for keys in closing]
-    streams = [torch.stack(scales).any(0) for scales in cut if scales]
-    known = bool(closing) and len(streams) == len(closing)
-    return torch.stack(streams if known else list(flags.values())).all(0).nonzero().flatten()
+def _flags(group: ChannelGroup, marked: Mapping[str, Tensor], keys: Collection[str]) -> list[Tensor]:
+    """Return for each of some scales that the group's channels have which channels are marked in it, bool `[size]`."""
+    return [
+        marked[member.tensor][member.positions].all(1)
+        for member in group.members
+        if member.tensor in marked and member.tensor in keys
+    ]
 
 
 def _left(tensor: Tensor, dead: Iterable[tuple[Member, Tensor]]) -> int:

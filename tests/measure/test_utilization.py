@@ -162,7 +162,7 @@ def mobilenetv2() -> list[Known]:
 
 
 def dead_by_loops(layers: list[Known], state: dict[str, Tensor]) -> dict[str, set[int]]:
-    """Return the channels below a hundredth of the largest scale: in all norms that add to them, or in a later one."""
+    """Return the channels below a hundredth of the largest scale: in the last norms of all that adds to them."""
     dead: dict[str, set[int]] = {}
     for layer in layers:
         if layer.norm is None:
@@ -170,7 +170,7 @@ def dead_by_loops(layers: list[Known], state: dict[str, Tensor]) -> dict[str, se
         scale = [abs(value) for value in state[f"{layer.norm}.weight"].tolist()]
         own = {channel for channel, value in enumerate(scale) if value < 0.01 * max(scale)}
         so_far = dead.setdefault(layer.writes, own)
-        dead[layer.writes] = so_far | own if layer.depthwise else so_far & own
+        dead[layer.writes] = own if layer.depthwise else so_far & own
     return dead
 
 

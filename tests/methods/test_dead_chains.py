@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from surgeon.coupling import trace
 from surgeon.edit.execute import execute
+from surgeon.measure.bn import recalibrate
 from surgeon.measure.utilization import dead_groups, shares_in_use
 from surgeon.methods.neural_rejuvenation import NeuralRejuvenationConfig, make_plan
 
@@ -48,9 +49,28 @@ class Squeezed(nn.Module):
         return self.head(self.norm_late(x * gate)).mean((2, 3))
 
 
+def test_a_small_scale_in_front_of_another_norm_shuts_nothing_off() -> None:
+    """The second BatchNorm divides by how small the first has made the channel; only zero stays zero."""
+    model = network(Chain)
+    images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(2)).double()
+    with torch.no_grad():
+        model.norm_one.weight[[1, 4]] = torch.tensor([0.005, 0.0]).double()
+        model.norm_one.bias[[1, 4]] = 0.0
+    recalibrate(model, [(images, torch.zeros(16))], device=torch.device("cpu"))
+    read: list[Tensor] = []
+    model.two.register_forward_pre_hook(lambda layer, given: read.append(given[0]))
+    model(images)
+    spread = read[0].std((0, 2, 3))
+    assert spread[1] > 0.5 * spread[[0, 2, 3, 5]].min()
+    assert spread[4] == 0
+    assert dead(model) == {"one": [4]}
+
+
 def test_a_dead_scale_behind_a_depthwise_layer_shuts_its_channel_off() -> None:
     model = network(Chain)
-    kill(model, norm_one=[2], norm_deep=[0, 1, 3])
+    with torch.no_grad():
+        model.norm_one.weight[2] = 0.0
+    kill(model, norm_deep=[0, 1, 3])
     assert dead(model) == {"one": [0, 1, 2, 3]}
     graph = trace(model, EXAMPLE)
     tensors = model.state_dict(keep_vars=True)
@@ -70,7 +90,9 @@ def test_channels_that_are_read_before_the_dead_scale_live() -> None:
         kill(model, **{norm: [1, 2]})
         assert dead(model) == {}
     model = network(Squeezed)
-    kill(model, norm_one=[3])
+    kill(model, norm_one=[2])
+    with torch.no_grad():
+        model.norm_one.weight[3] = 0.0
     assert dead(model) == {"one": [3]}
 
 
@@ -87,7 +109,8 @@ def moved(kind: Callable[[], nn.Module], residual: bool, **scales: tuple[int, fl
         for norm, (channel, scale) in scales.items():
             model.get_submodule(norm).weight.fill_(1.0)
             model.get_submodule(norm).weight[channel] = scale
-    kill(model, norm_one=[0])
+    with torch.no_grad():
+        model.norm_one.weight[0] = 0.0
     before = {key: value.clone() for key, value in model.state_dict().items()}
     execute(model, make_plan(inputs(model), NeuralRejuvenationConfig(rescale=True, include_residual=residual)))
     return {
