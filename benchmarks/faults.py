@@ -1,12 +1,15 @@
-"""What `surgeon` does about hostile files: how many were tried, and what came of them.
+"""What `surgeon` does about hostile files and broken runs: how many were tried, and what came of them.
 
 Every file is read by one watched process, and has to end in a sentence of ours or in the stated success, within 5 s of
 work and 300 MiB above an idle process and the file's size, with nothing executed and nothing written.
 
+    python benchmarks/faults.py
     python benchmarks/faults.py --files [--only TEXT]… [--seed 0] [--mutations 40] [--examples 20000]
+    python benchmarks/faults.py --runs
 
-It prints a line a kind (tried, refused, read, slowest, most memory) and every demand that is not met, and leaves with 1
-where there is one. `--examples` says how many headers and pickles are made up besides by hypothesis; 0 for none.
+Without a part all of them are tried. It prints a line a kind (tried, refused, read, slowest, most memory) and every
+demand that is not met, and leaves with 1 where there is one. `--examples` says how many headers and pickles are made up
+besides by hypothesis; 0 for none. Runs that are killed, out of disk and so on are the business of `faults_runs.py`.
 """
 
 import argparse
@@ -62,7 +65,13 @@ def _fuzz(examples: int) -> bool:
     return done.returncode == 0
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], bool]] = {"files": files}
+def runs(arguments: argparse.Namespace) -> bool:
+    """Kill and starve runs, as `faults_runs.py` says, and return whether every demand is met."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "faults_runs.py"), "--seed", str(arguments.seed)]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], bool]] = {"files": files, "runs": runs}
 """What can be tried, by the name of its option."""
 
 
@@ -77,9 +86,7 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=0)
     arguments = parser.parse_args()
     chosen = [part for name, part in PARTS.items() if getattr(arguments, name)]
-    if not chosen:
-        parser.error(f"choose one of: {', '.join(f'--{name}' for name in PARTS)}")
-    met = [part(arguments) for part in chosen]
+    met = [part(arguments) for part in chosen or PARTS.values()]
     return 0 if all(met) else 1
 
 
