@@ -36,7 +36,7 @@ class OptionError(SurgeonError):
 
 
 class DivergenceError(OptionError):
-    """The loss or a weight became NaN or infinite during training."""
+    """The loss, a weight or a statistic became NaN or infinite."""
 
 
 class PlanError(SurgeonError):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from surgeon.errors import DataError
+from surgeon.errors import DataError, DivergenceError
 from surgeon.measure.batches import Batches
 from surgeon.modes import kept_modes
 from surgeon.processes import add_up, count, own_count, shared, synchronized_batch_norm
@@ -40,7 +40,8 @@ def recalibrate(
         fixed: BatchNorm layers that keep their statistics, and normalize by them meanwhile.
 
     Raises:
-        DataError: no batch has two images, or they give statistics that are not finite; the statistics are unchanged.
+        DataError: no batch has two images.
+        DivergenceError: they give statistics that are not finite; the statistics are as they were.
     """
     tracking = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     layers = [module for module in tracking if module not in set(fixed)]
@@ -75,14 +76,14 @@ def recalibrate(
 def _check_statistics(
     model: nn.Module, layers: list[_BatchNorm], before: Mapping[_BatchNorm, Mapping[str, Tensor]]
 ) -> None:
-    """Put everything back and refuse the images where they have given statistics that are no numbers."""
+    """Put everything back and refuse to go on where the images have given statistics that are no numbers."""
     own = {id(tensor) for layer in layers for tensor in (layer.running_mean, layer.running_var)}
     bad = [name for name, tensor in statistics(model) if id(tensor) in own and not is_finite(tensor)]
     if not bad:
         return
     for layer in layers:
         layer.load_state_dict(before[layer])
-    raise DataError(
+    raise DivergenceError(
         f"The images give running statistics that are no finite numbers, in '{bad[0]}' first.",
         "Check the images' normalization and the size of the weights, or leave the statistics as they are with "
         "--no-recalibrate (recalibrate=False in Python).",
