@@ -53,6 +53,9 @@ def carried_out(
     else:
         execute(model, made)
         _forget(optimizer, model, made)
+    if structure_of(model).attention != known[0]:
+        # The graph that who goes on from a state of the run has.
+        subject.trace_anew()
     if _build(model) != known:
         course.restructured()
         course.remark(OTHER_NETWORK)

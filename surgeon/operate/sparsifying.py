@@ -27,7 +27,7 @@ class Sparsifying:
     Args:
         subject: the network under its method.
         tuning: the options of the fine-tuning.
-        rule: how they are made to die; None where they are not, and what the plan set to zero is only held.
+        rule: how they are made to die; None where they are not (any more), and what the plan set to zero is only held.
         recalibrate: measure BatchNorm statistics anew whenever channels have started anew during fine-tuning.
         state: what `state` returned in an earlier run with the same arguments, or None.
 
@@ -58,21 +58,18 @@ class Sparsifying:
         self._begun = 0
         self._in_use = 1.0 if rule is None else self._measured(rule)[0]
         self._kept: tuple[Set, ...] = ()
+        self.begins_with_plan = rule is None and not is_over(state)
+        """Whether the plan is made and carried out before the fine-tuning."""
         if rule is not None:
             self._enter(SPARSE)
         if state is not None:
             with fitting_state():
                 self._hold(read_back(state["kept"]))
-                if rule is not None:
+                if not self.begins_with_plan:
                     self._enter(state["phase"])
                 self.sparsity.coefficient = float(state["lambda"])
                 self._rounds, self._begun = int(state["rounds"]), int(state["begun"])
                 self._in_use = float(state["in use"])
-
-    @property
-    def begins_with_plan(self) -> bool:
-        """Whether the plan is made and carried out before the fine-tuning."""
-        return self._rule is None
 
     def state(self) -> State:
         """Return what decides how it goes on."""
@@ -202,7 +199,14 @@ def sparsifying(
     subject: Subject, tuning: TuningConfig, targets: tuple[str, ...], state: State | None, *, recalibrate: bool
 ) -> Sparsifying | None:
     """Return the course of a method that makes channels die, or holds what it set to zero; None for other methods."""
-    rule = subject.method.sparsification(plain_inputs(subject, targets, 0, {}), subject.config)
-    if rule is None and not subject.method.holds(subject.config):
+    # Once it is over, the network may be one in which nothing could be made to die.
+    over = is_over(state)
+    rule = None if over else subject.method.sparsification(plain_inputs(subject, targets, 0, {}), subject.config)
+    if rule is None and not over and not subject.method.holds(subject.config):
         return None
     return Sparsifying(subject, tuning, rule, state, recalibrate=recalibrate)
+
+
+def is_over(state: State | None) -> bool:
+    """Tell whether a run was interrupted after the last of its rounds."""
+    return state is not None and state.get("phase") in (FULL, FREE)

@@ -134,6 +134,20 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, stop_at: int) -
         assert [epoch[name] for epoch in record.epochs] == [epoch[name] for epoch in expected.epochs]
 
 
+@pytest.mark.parametrize(("sparsify", "stop_at"), [(0, 4), (2, 11)])
+def test_a_run_goes_on_where_cross_attention_leaves_no_channel_free(
+    tmp_path: Path, sparsify: int, stop_at: int
+) -> None:
+    options = {"value": 0.0, "epochs": sparsify + 2, "sparsify": sparsify, "below": 0.9, "cross": "attend"}
+    whole, expected = run(**options)
+    assert structure_of(whole).attention
+    with pytest.raises(StoppedError):
+        run(stop_at=stop_at, state=tmp_path / "s", save_every=1, **options)
+    end, record = run(state=tmp_path / "s", save_every=1, **options)
+    assert all(torch.equal(end.state_dict()[key], tensor) for key, tensor in whole.state_dict().items())
+    assert [epoch["phase"] for epoch in record.epochs] == [epoch["phase"] for epoch in expected.epochs]
+
+
 def test_a_network_that_is_resized_before_it_is_trained(tmp_path: Path) -> None:
     options = {"value": 0.0, "epochs": 2, "in_place": False, "resource": 0.8, "cross": "remove", "tuning": ADAM}
     whole, expected = run(**options)
