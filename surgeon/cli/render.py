@@ -156,6 +156,9 @@ def echo(text: str) -> None:
 def epoch_line(record: EpochRecord) -> None:
     """Print one finished epoch of fine-tuning."""
     phase = "" if record.phase is None else f"  {record.phase}"
+    before = record.operation or {}
+    if "utilization" in before:
+        phase += f", {before['utilization']:.1%} in use before"
     say(
         f"    epoch {record.epoch + 1:>3}  loss {record.train_loss:.4f}  {epoch_scores(record)}  "
         f"{record.images_per_second:,.0f} images/s{phase}"

@@ -65,10 +65,11 @@ def allocate(
 
     least = spent(at(0.0))
     if least > budget:
+        rounded, smaller = ("", "") if round_to == 1 else (f", rounded to {round_to}", " or a smaller round_to")
         raise LayerError(
-            f"What lives is more than may be used: {least:,} of the {budget:,} that are allowed.",
-            "Let more channels die first (with more epochs in sparsify, or a larger delta_lambda), or allow a larger "
-            f"resource{'' if round_to == 1 else ' or a smaller round_to'}.",
+            f"At the smallest widths that keep what lives{rounded}, it takes {least:,} of the {budget:,} that may be.",
+            "Let more channels die first (with more epochs in sparsify, or a larger delta_lambda), let residual "
+            f"streams take part (include_residual), or allow a larger resource{smaller}.",
         )
     rate = _largest(lambda rate: spent(at(rate)) <= budget)
     widths = at(rate)

@@ -44,7 +44,12 @@ def eligible(inputs: Inputs, *, residual: bool) -> tuple[list[ChannelGroup], lis
     found, partly = _whole_norms(found, inputs)
     skipped += partly + _dead_and_fixed(inputs)
     if not found:
-        why = " ".join(skipped[:3]) or "The selection writes no free channels."
+        if not any(norm.weight is not None for norm in inputs.graph.norms.values()):
+            raise LayerError(
+                "The network has no BatchNorm with scales, which alone tell which channels are dead.",
+                "Choose a method that looks at weights or activations: `surgeon methods` lists them.",
+            )
+        why = " ".join(dict.fromkeys(skipped[:3])) or "The selection writes no free channels."
         raise LayerError(
             f"There are no channels to rejuvenate: {why}", "Choose other layers; `surgeon inspect` lists the groups."
         )

@@ -119,9 +119,9 @@ def test_a_network_without_batch_norm_is_told_what_works(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     vit = saved(tmp_path / "test_vit.safetensors", "test_vit", 0)
-    assert call(monkeypatch, "apply", vit, "--method", "channel-regeneration") == 1
+    assert call(monkeypatch, "apply", vit, "--method", "channel-regeneration", *WEIGHTS_ONLY) == 1
     assert "kernel-reactivation" in capsys.readouterr().err
-    assert call(monkeypatch, "apply", vit, "--method", "reinit", "--criterion", "gamma") == 1
+    assert call(monkeypatch, "apply", vit, "--method", "reinit", "--criterion", "gamma", *WEIGHTS_ONLY) == 1
     assert "l2" in capsys.readouterr().err
 
 

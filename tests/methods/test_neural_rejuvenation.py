@@ -178,7 +178,7 @@ def test_bad_input() -> None:
     with pytest.raises(LayerError, match="of the 14 that take part none is dead") as error:
         make_plan(inputs(model), NeuralRejuvenationConfig())
     assert "sparsify=EPOCHS" in error.value.remedy
-    with pytest.raises(LayerError, match="no BatchNorm scale"):
+    with pytest.raises(LayerError, match="no BatchNorm with scales"):
         make_plan(Inputs(trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)), EXAMPLE), (), {
             "0.weight": torch.ones(4, 3, 1, 1), "2.weight": torch.ones(2, 4, 1, 1),
         }), NeuralRejuvenationConfig())  # fmt: skip

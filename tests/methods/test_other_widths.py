@@ -241,9 +241,9 @@ def test_only_what_is_named_gets_another_width() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(LayerError, match="171 that are allowed") as error:
+    with pytest.raises(LayerError, match="171 that may be") as error:
         planned(subject_of(dying(Chain), resource=0.505))
-    assert "What lives is more than may be used: 214" in error.value.problem
+    assert "it takes 214 of the" in error.value.problem
     assert "resource" in error.value.remedy
     with pytest.raises(LayerError, match="none is dead"):
         planned(subject_of(network(Chain)))
