@@ -8,7 +8,6 @@ runs are skipped; several processes share the work with `--part 1/2` and `--part
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Mapping
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cifar10 import rows_of, spread
-from decoded import BATCH, decoded
+from cifar10 import spread
+from decoded import BATCH
+from series import add_options, finish_series
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -54,43 +54,22 @@ ARMS = {
 def main() -> None:
     """Run what is missing and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=ROOT.parent / "shared/data/cifar10", type=Path)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
+    add_options(parser, list(ARMS), ROOT / "benchmarks/results/rejuvenation.jsonl")
     parser.add_argument("--network", default="vgg19", help="a function of models/cifar_vgg.py")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=2_000, help="training images")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--sparsify", type=int, default=8, help="epochs in which channels die, of all rounds together")
     parser.add_argument("--delta-lambda", type=float, default=0.01)
     parser.add_argument("--lr", type=float, default=0.05)
-    parser.add_argument("--part", default="1/1", help="do every n-th run, from the i-th on: i/n")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", default=ROOT / "benchmarks/results/rejuvenation.jsonl", type=Path)
-    parser.add_argument("--report", type=Path, help="write a Markdown table here")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    options.results.parent.mkdir(exist_ok=True)
-    first, of = (int(text) for text in options.part.split("/"))
-    keys = _keys(options)
-    data: dict[str, DataLoader[Any]] = {}
-    for key in keys[first - 1 :: of]:
-        if key in _done(options):
-            continue
-        data = data or decoded(options.data, image_config(_network(options, 0)), options.images)
-        row = _run(options, key, data)
-        with options.results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
-    done = _done(options)
-    missing = sum(key not in done for key in keys)
-    if missing:
-        print(f"{missing} of {len(keys)} runs are not there yet.")
-        return
-    text = _report(options, [done[key] for key in keys])
-    print(text)
-    if options.report:
-        options.report.write_text(text)
+    finish_series(
+        options,
+        _keys(options),
+        lambda: image_config(_network(options, 0)),
+        lambda key, data: _run(options, key, data),
+        lambda rows: _report(options, rows),
+    )
 
 
 def _keys(options: argparse.Namespace) -> list[tuple[Any, ...]]:
@@ -101,10 +80,6 @@ def _keys(options: argparse.Namespace) -> list[tuple[Any, ...]]:
         for seed in range(options.seeds)
         for arm in options.arms
     ]
-
-
-def _done(options: argparse.Namespace) -> dict[tuple[Any, ...], dict[str, Any]]:
-    return {tuple(row["key"]): row for row in rows_of(options.results)}
 
 
 def _network(options: argparse.Namespace, seed: int) -> nn.Module:
@@ -135,7 +110,6 @@ def _run(options: argparse.Namespace, key: tuple[Any, ...], data: Mapping[str, D
         )  # fmt: skip
     seconds = time.perf_counter() - start
     return {
-        "key": list(key),
         "top1": evaluate(model, data["test"], accelerator=make_accelerator()).top1,
         "train_loss": record.epochs[-1]["train_loss"],
         "epochs": [epoch["top1"] for epoch in record.epochs],

@@ -9,7 +9,6 @@ processes share the work with `--part 1/2` and `--part 2/2`.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Mapping
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cifar10 import rows_of, spread
-from decoded import BATCH, decoded
+from cifar10 import spread
+from decoded import BATCH
+from series import add_options, finish_series
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -60,52 +60,27 @@ ARMS = {
 def main() -> None:
     """Run what is missing and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=ROOT.parent / "shared/data/cifar10", type=Path)
+    add_options(parser, list(ARMS), ROOT / "benchmarks/results/repr.jsonl")
     parser.add_argument("--checkpoints", default=ROOT.parent / "shared/data/checkpoints", type=Path)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=5_000, help="training images")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--s1", type=int, default=8)
     parser.add_argument("--s2", type=int, default=4)
     parser.add_argument("--n", type=int, default=3)
     parser.add_argument("--lr", type=float, default=0.01)
-    parser.add_argument("--part", default="1/1", help="do every n-th run, from the i-th on: i/n")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", default=ROOT / "benchmarks/results/repr.jsonl", type=Path)
-    parser.add_argument("--report", type=Path, help="write a Markdown table here")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    options.results.parent.mkdir(exist_ok=True)
-    first, of = (int(text) for text in options.part.split("/"))
-    keys = _keys(options)
-    data: dict[str, DataLoader[Any]] = {}
-    for key in keys[first - 1 :: of]:
-        if key in _done(options):
-            continue
-        data = data or decoded(options.data, image_config(_teacher(options)), options.images)
-        row = _run(options, key, data)
-        with options.results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
-    done = _done(options)
-    missing = sum(key not in done for key in keys)
-    if missing:
-        print(f"{missing} of {len(keys)} runs are not there yet.")
-        return
-    text = _report(options, [done[key] for key in keys])
-    print(text)
-    if options.report:
-        options.report.write_text(text)
+    finish_series(
+        options,
+        _keys(options),
+        lambda: image_config(_teacher(options)),
+        lambda key, data: _run(options, key, data),
+        lambda rows: _report(options, rows),
+    )
 
 
 def _keys(options: argparse.Namespace) -> list[tuple[Any, ...]]:
     schedule = (options.images, options.epochs, options.s1, options.s2, options.n, options.lr)
     return [(arm, seed, *schedule) for seed in range(options.seeds) for arm in options.arms]
-
-
-def _done(options: argparse.Namespace) -> dict[tuple[Any, ...], dict[str, Any]]:
-    return {tuple(row["key"]): row for row in rows_of(options.results)}
 
 
 def _teacher(options: argparse.Namespace) -> nn.Module:
@@ -142,7 +117,6 @@ def _run(options: argparse.Namespace, key: tuple[Any, ...], data: Mapping[str, D
     seconds = time.perf_counter() - start
     convolutions = [module.weight.detach() for module in model.modules() if isinstance(module, nn.Conv2d)]
     return {
-        "key": list(key),
         "top1": evaluate(model, data["test"], accelerator=make_accelerator()).top1,
         "train_loss": record.epochs[-1]["train_loss"],
         "epochs": [epoch["top1"] for epoch in record.epochs],
