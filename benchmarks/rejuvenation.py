@@ -11,7 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, list(ARMS), ROOT / "benchmarks/results/rejuvenation.jsonl")
     parser.add_argument("--network", default="vgg19", help="a function of models/cifar_vgg.py")
+    parser.add_argument("--width", type=float, default=1.0, help="share of its widths")
     parser.add_argument("--images", type=int, default=2_000, help="training images")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=16)
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def _keys(options: argparse.Namespace) -> list[tuple[Any, ...]]:
-    schedule = (options.network, options.images, options.batch, options.epochs, options.lr)
+    schedule = (options.network, options.width, options.images, options.batch, options.epochs, options.lr)
     dying = (options.sparsify, options.delta_lambda)
     return [
         (arm, seed, *schedule, *(() if ARMS[arm].options is None else dying))
@@ -84,7 +85,8 @@ def _keys(options: argparse.Namespace) -> list[tuple[Any, ...]]:
 
 def _network(options: argparse.Namespace, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    return build(parse_architecture(f"{ROOT}/models/cifar_vgg.py:{options.network}")).eval()
+    architecture = parse_architecture(f"{ROOT}/models/cifar_vgg.py:{options.network}")
+    return build(replace(architecture, arguments={"width": options.width})).eval()
 
 
 def _run(options: argparse.Namespace, key: tuple[Any, ...], data: Mapping[str, DataLoader[Any]]) -> dict[str, Any]:
@@ -123,13 +125,14 @@ def _run(options: argparse.Namespace, key: tuple[Any, ...], data: Mapping[str, D
 
 def _report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
     control = {row["key"][1]: row["top1"] for row in rows if row["key"][0] == CONTROL}
+    network = options.network if options.width == 1 else f"{options.network} at {options.width:g} of its widths"
     lines = [
         f"Top-1 in percent on all CIFAR-10 test images after the last of {options.epochs} epochs on {options.images:,} "
         f"training images, mean ± standard deviation of {options.seeds} seeds; SGD with momentum 0.9, batches of "
         f"{options.batch}, learning rate {options.lr} falling as a cosine; of these epochs at most {options.sparsify} "
         f"with the penalty, Δλ = {options.delta_lambda}. The paper's: 50,000 images, its tables 4 and 5.",
         "",
-        f"| {options.network} | top-1 | − plain, paired | parameters, million | seconds | paper's top-1 |",
+        f"| {network} | top-1 | − plain, paired | parameters, million | seconds | paper's top-1 |",
         "|---|---|---|---|---|---|",
     ]
     for name in options.arms:
