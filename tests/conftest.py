@@ -14,10 +14,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="module")
-def quick_collections() -> Iterator[None]:
-    """Spare many short runs the look at all imported objects that ends each of them."""
-    gc.collect()
-    gc.freeze()
+@pytest.fixture(scope="session", autouse=True)
+def _thawed() -> Iterator[None]:
+    """Let the interpreter find everything at its end, or extensions report what is left as leaks."""
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> None:
+    """Spare the runs of a module the look at all imported objects that ends each of them.
+
+    What is there when a module of tests begins is not looked through any more; what its tests leave is, as ever.
+    """
+    gc.collect()
+    gc.freeze()

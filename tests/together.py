@@ -28,9 +28,11 @@ def together(work: Callable[[], Any], folder: Path, processes: int = 2, **enviro
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = (
-        "import sys, torch; from accelerate import PartialState; state = PartialState(cpu=True);"
+        "import gc, sys, torch; from accelerate import PartialState; state = PartialState(cpu=True);"
         f"sys.path.insert(0, {str(Path(sys.modules[work.__module__].__file__ or '').parent)!r});"
         f"from {work.__module__} import {work.__name__} as work;"
+        # What is imported would be looked through at the end of every training.
+        "gc.collect(); gc.freeze();"
         f"torch.save(work(), {str(folder)!r} + f'/{{state.process_index}}.pt'); state.destroy_process_group()"
     )
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])

@@ -16,8 +16,6 @@ from surgeon.errors import OptionError
 from surgeon.operate.comparison import Comparison, Row
 from surgeon.operate.paired import spread
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
-
 SMALL = ["--arch", ARCH, *QUICK, "--limit", "20", "--seeds", "2"]
 
 

@@ -3,6 +3,7 @@
 A program of its own, which has everything imported before it starts its runs: `python killed_runs.py FOLDER`.
 """
 
+import gc
 import json
 import os
 import random
@@ -203,6 +204,9 @@ def main(folder: Path) -> None:
     graph = surgeon.trace(network, EXAMPLE)
     # Once for all: every run would take longer for this than for the rest.
     job_inputs.trace_for_images = lambda model, images: graph
+    # What is imported would be looked through in every run.
+    gc.collect()
+    gc.freeze()
     adam = {"opt": "adamw", "model_ema": True, "model_ema_decay": 0.5}
     check(make_job(folder, "sofm", {}, layers=("one", "two"), teacher="original"), 8, 1)
     check(make_job(folder, "sofm", {"every": "1"}, layers=("two",), tuning=adam), 6, 2)

@@ -44,7 +44,7 @@ class StoppedError(Exception):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_graph(quick_collections: None) -> Iterator[None]:
+def _one_graph() -> Iterator[None]:
     # Tracing would take every run longer than the rest of it.
     graph = surgeon.trace(Two().eval(), EXAMPLE)
     with pytest.MonkeyPatch.context() as patch:
