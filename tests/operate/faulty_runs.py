@@ -296,8 +296,9 @@ def kill(case: Case, kills: int, seed: int, stages: Counter[str]) -> tuple[int, 
         How many of the kills were by the clock, and how many runs came to their end.
     """
     choice = random.Random(seed)
-    left, ends, clocked = kills, 0, 0
-    while left or not ends:
+    left, ends, clocked, ended = kills, 0, 0, False
+    # What the last kill has left comes to its end, too, or the next fault would find it.
+    while left or not ended:
         by_clock = bool(left) and choice.random() < 0.5
         at = None if by_clock or not left else choice.randint(1, max(2, case.moments // choice.choice((1, 2, 4))))
         moments = Moments(at, _die)
@@ -307,7 +308,8 @@ def kill(case: Case, kills: int, seed: int, stages: Counter[str]) -> tuple[int, 
             os.kill(child, signal.SIGKILL)
         code = code_of(child)
         check_whole(case)
-        if code == KILLED:
+        ended = code != KILLED
+        if not ended:
             left -= 1
             clocked += by_clock
             stages[moments.last[1].rstrip("0123456789").strip()] += 1
