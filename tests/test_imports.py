@@ -33,6 +33,7 @@ BELOW: dict[str, set[str]] = {
     "exemplars": {"errors", "progress", "memory", "modes", "tuning", "data", "checkpoint"},
     "operate": {
         "errors",
+        "bounded_json",
         "lost",
         "progress",
         "modes",
@@ -51,7 +52,7 @@ BELOW: dict[str, set[str]] = {
         "exemplars",
     },
 }
-BELOW["report"] = BELOW["operate"] | {"operate", "bounded_json"}
+BELOW["report"] = BELOW["operate"] | {"operate"}
 BELOW["cli"] = BELOW["report"] | {"report"}
 EVERYTHING = set(BELOW)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from surgeon.bounded_json import BoundError, parse
 from surgeon.checkpoint.display import shown
 from surgeon.errors import CheckpointError, OutputError
 from surgeon.structure import CrossSets, Structure
@@ -19,6 +20,9 @@ Without it those would load a network with cross-attention as one with plain con
 VERSION = 1
 LONGEST_TEXT = 2**21
 """Characters of JSON: parsed, they may take twenty times the memory."""
+
+MOST_VALUES, DEEPEST = 2**20, 8
+"""Of its JSON; a sound one has lists of channels in layers in parts of the whole."""
 
 LARGEST = 2**31 - 1
 REMEDY = "Fetch the file again, or save the network anew with surgeon.save."
@@ -61,8 +65,10 @@ def from_text(text: str, path: Path) -> Structure:
     if len(text) > LONGEST_TEXT:
         raise CheckpointError(f"{where} has {len(text)} characters, more than {LONGEST_TEXT}.", REMEDY)
     try:
-        described = json.loads(text, object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
+        described = parse(text, most=MOST_VALUES, deepest=DEEPEST, repeats=False, constant=float)
+    except BoundError as error:
+        raise CheckpointError(f"{where} is not read: {shown(error)}.", REMEDY) from error
+    except ValueError as error:
         raise CheckpointError(f"{where} is not JSON: {shown(error)}.", REMEDY) from error
     _check_names(described, {"version", "widths", "attention"}, where)
     if type(described["version"]) is not int or described["version"] != VERSION:
@@ -74,13 +80,6 @@ def from_text(text: str, path: Path) -> Structure:
         {name: _sizes(sizes, f"{where}: {shown(name)}") for name, sizes in _by_layer(described, "widths", where)},
         {name: _sets(sets, f"{where}: {shown(name)}") for name, sets in _by_layer(described, "attention", where)},
     )
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return result
 
 
 def _check_names(value: Any, names: set[str], where: str) -> None:

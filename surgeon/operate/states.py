@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from surgeon.bounded_json import parse
 from surgeon.checkpoint import write_text
 from surgeon.checkpoint.tree_file import read_tree, write_tree
 from surgeon.checkpoint.write import LEFTOVER
@@ -33,7 +34,10 @@ UNREADABLE = "unreadable"
 """A list in JSON of the images that are left out, as far as the run has come: for each set their indices."""
 
 LONGEST_LIST = 2**16
-LONGEST_UNREADABLE = 2**26
+LONGEST_UNREADABLE = 2**24
+
+MOST_VALUES, DEEPEST = 2**20, 2
+"""Of either list: as many are a tenth of ten million images."""
 
 
 class StateFolder:
@@ -196,8 +200,8 @@ class StateFolder:
         """Return what a file of JSON says, or None where there is none that can be read."""
         try:
             with (self.path / name).open("rb") as file:
-                return json.loads(file.read(longest))
-        except (OSError, ValueError, RecursionError):
+                return parse(file.read(longest).decode(), most=MOST_VALUES, deepest=DEEPEST)
+        except (OSError, ValueError):
             return None
 
     def make(self) -> None:

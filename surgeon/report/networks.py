@@ -1,6 +1,5 @@
 """The networks behind a record: its input and its output, opened only where the files are those of the run."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgeon.bounded_json import parse
 from surgeon.checkpoint import build, find_architecture, fit, read
 from surgeon.checkpoint.architecture import names_file
 from surgeon.coupling.graph import CouplingGraph
@@ -17,7 +17,7 @@ from surgeon.data import image_size
 from surgeon.errors import DataError, SurgeonError
 from surgeon.operate.images import trace_for_images
 from surgeon.report.panel import Missing
-from surgeon.report.records import Run
+from surgeon.report.records import DEEPEST, MOST_VALUES, Run
 
 ORIGINAL, CONTROL = "original", "control"
 """What a run's input is called in the charts, and the output of one without an operation (of the same seed)."""
@@ -171,7 +171,9 @@ def _found(run: Run, named: str | None) -> Path | None:
 def _is_result(metadata: Mapping[str, str], run: Run) -> bool:
     """Whether a file's header says that it is what this record is of."""
     try:
-        header: Any = json.loads(metadata.get(HEADER_KEY, "null"))
-    except (ValueError, RecursionError):
+        # As the record itself was read, or they would not be equal.
+        text = metadata.get(HEADER_KEY, "null")
+        header: Any = parse(text, most=MOST_VALUES, deepest=DEEPEST, constant=lambda name: None)
+    except ValueError:
         return False
     return bool(header == {name: value for name, value in run.raw.items() if name not in NOT_IN_HEADER})

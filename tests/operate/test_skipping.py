@@ -148,6 +148,15 @@ def test_a_list_that_somebody_has_changed_does_no_harm(tmp_path: Path, content: 
     assert data.skipping[0][1].found == []
 
 
+def test_a_list_of_more_than_there_can_be_is_not_read(tmp_path: Path) -> None:
+    states = StateFolder(tmp_path / "out.state")
+    states.make()
+    (states.path / "unreadable").write_text("[[1]," + "[]," * 2**19 + "[]]")
+    assert states.unreadable == []
+    (states.path / "unreadable").write_text("[[1],[]]")
+    assert states.unreadable == [[1], []]
+
+
 def test_too_many_bad_images_stop_the_run_with_a_state(tmp_path: Path) -> None:
     image_folder(tmp_path / "images")
 

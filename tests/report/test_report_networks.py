@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import json
+import math
+import tracemalloc
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,7 +26,7 @@ from surgeon.report.activations import activations_chart
 from surgeon.report.again import operated_again
 from surgeon.report.build import make_report
 from surgeon.report.images import Images
-from surgeon.report.networks import Files, Networks, open_networks
+from surgeon.report.networks import Files, Networks, _is_result, open_networks
 from surgeon.report.panel import Missing, Picture
 from surgeon.report.records import EditRow, Run
 from surgeon.report.weights import edited_groups, runs_of, scales_chart, weight_panels
@@ -100,6 +102,25 @@ def test_the_numbers_of_the_weights(traced: tuple[nn.Module, CouplingGraph], tmp
     marked = [row[0] for row in pictures["coupling"].table.rows if row[3] == "yes"]
     assert marked == ["layer1.0.conv1"]
     assert pictures["coupling"].svg.count("✎") == pictures["coupling"].inline.count("✎") > 0
+
+
+def test_a_header_says_whose_output_it_is(tmp_path: Path) -> None:
+    described = record(figures={"share": math.nan})
+    run = read_run(written(tmp_path, "run.json", described))
+    core = {name: value for name, value in described.items() if name not in ("edits", "epochs", "skipped")}
+    assert _is_result({"surgeon": json.dumps(core)}, run)
+    assert not _is_result({"surgeon": json.dumps(core | {"seed": 99})}, run)
+    assert not _is_result({}, run)
+
+
+def test_a_header_of_very_many_values_is_not_taken_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, header = a_run(tmp_path), {"surgeon": "[" + "[]," * 2**14 + "[]]"}
+    monkeypatch.setattr("surgeon.report.networks.MOST_VALUES", 1000)
+    tracemalloc.start()
+    assert not _is_result(header, run)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**18
 
 
 def test_scales_that_are_no_numbers_are_counted_and_not_drawn(
