@@ -4,12 +4,13 @@ Every file is read by one watched process, and has to end in a sentence of ours 
 work and 300 MiB above an idle process and the file's size, with nothing executed and nothing written.
 
     python benchmarks/faults.py
-    python benchmarks/faults.py --files [--only TEXT]… [--seed 0] [--mutations 40] [--examples 20000]
+    python benchmarks/faults.py --files [--only TEXT]… [--seed 0] [--mutations 40] [--examples 2000]
     python benchmarks/faults.py --runs
 
 Without a part all of them are tried. It prints a line a kind (tried, refused, read, slowest, most memory) and every
-demand that is not met, and leaves with 1 where there is one. `--examples` says how many headers and pickles are made up
-besides by hypothesis; 0 for none. Runs that are killed, out of disk and so on are the business of `faults_runs.py`.
+demand that is not met, and leaves with 1 where there is one, with 2 where no file is called what `--only` says.
+`--examples` says how many headers and pickles are made up besides by hypothesis, without `--only`; 0 for none. Runs
+that are killed, out of disk and so on are the business of `faults_runs.py`.
 """
 
 import argparse
@@ -37,6 +38,9 @@ def files(arguments: argparse.Namespace) -> bool:
             for case in all_cases(canary, arguments.seed, arguments.mutations):
                 if not arguments.only or any(text in case.title for text in arguments.only):
                     kinds[case.kind].append(watch.read(case))
+    if not kinds:
+        print(f"No file has a title with {' or '.join(map(repr, arguments.only))} in it.", file=sys.stderr)
+        raise SystemExit(2)
     everything = [verdict for verdicts in kinds.values() for verdict in verdicts]
     print(f"{'kind':22} {'tried':>6} {'refused':>8} {'read':>6} {'slowest':>9} {'memory':>9} {'faults':>7}")
     for kind, verdicts in [*kinds.items(), ("all", everything)]:
@@ -44,7 +48,8 @@ def files(arguments: argparse.Namespace) -> bool:
     for verdict in everything:
         for fault in verdict.faults:
             print(f"FAULT {verdict.case.title}: {fault}")
-    return not any(verdict.faults for verdict in everything) and (not arguments.examples or _fuzz(arguments.examples))
+    fuzzed = arguments.only or not arguments.examples or _fuzz(arguments.examples)
+    return bool(fuzzed) and not any(verdict.faults for verdict in everything)
 
 
 def _line(kind: str, verdicts: list[Verdict]) -> str:
@@ -71,6 +76,8 @@ def runs(arguments: argparse.Namespace) -> bool:
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
+EXAMPLES = 2000
+
 PARTS: dict[str, Callable[[argparse.Namespace], bool]] = {"files": files, "runs": runs}
 """What can be tried, by the name of its option."""
 
@@ -83,7 +90,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="files whose title has this")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--mutations", type=int, default=MUTATIONS)
-    parser.add_argument("--examples", type=int, default=0)
+    parser.add_argument("--examples", type=int, default=EXAMPLES)
     arguments = parser.parse_args()
     chosen = [part for name, part in PARTS.items() if getattr(arguments, name)]
     met = [part(arguments) for part in chosen or PARTS.values()]

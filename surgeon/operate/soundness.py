@@ -42,11 +42,17 @@ def check_operated(model: nn.Module, method: str) -> None:
         method: the operation's.
 
     Raises:
-        DivergenceError: a weight or running statistic has become NaN or infinite.
+        DivergenceError: a weight or running statistic has become NaN or infinite, or a running variance negative.
     """
     names = not_finite(model)
     if names:
         raise DivergenceError(
             f"By {method}, values of {listed(names)} became too large to be numbers.",
             "Choose other options or layers, or a network with smaller weights.",
+        )
+    names = negative_variances(model)
+    if names:
+        raise DivergenceError(
+            f"By {method}, variances in {listed(names)} fell below zero.",
+            "Choose other options or layers.",
         )

@@ -49,6 +49,7 @@ CHANGES: dict[str, tuple[Callable[[State], State], str]] = {
         lambda state: state | {WEIGHT: torch.full_like(state[WEIGHT], 1e300, dtype=torch.float64)}, "NaN"),
     "denormals": (_filled(WEIGHT, 1e-44), "read"), "largest numbers": (_filled(WEIGHT, 3e38), "read"),
     "negative zero": (_filled(WEIGHT, -0.0), "read"), "all zero": (_all_zero, "read"), "all one": (_all_equal, "read"),
+    "a variance below zero": (_filled(VARIANCE, -1e-30, 1), "below zero"),
     "variances of zero": (_filled(VARIANCE, 0.0), "read"),
     "a negative count": (_filled(COUNTER, -1), "read"), "a count of 2**62": (_filled(COUNTER, 2**62), "read"),
     "float64": (_cast(torch.float64), "read"), "float16": (_cast(torch.float16), "read"),

@@ -214,6 +214,13 @@ def test_values_that_an_operation_makes_too_large_are_refused() -> None:
         surgeon.apply(model, plan=plan, epochs=0, graph=graph_of(5, 7, 3))
 
 
+def test_variances_that_an_operation_makes_negative_are_refused() -> None:
+    model = network()
+    edit = Set("two.1.running_var", torch.tensor([0]), torch.tensor([-1e-30]), "below zero")
+    with pytest.raises(DivergenceError, match=r"variances in two\.1\.running_var fell below zero"):
+        surgeon.apply(model, plan=Plan("sofm", {}, (), (edit,), {}, ()), epochs=0, graph=graph_of(5, 7, 3))
+
+
 @pytest.mark.parametrize("method", ["dsd", "repr"])
 @pytest.mark.parametrize("width", [3, 1])
 def test_methods_that_work_during_fine_tuning_leave_a_sound_network(method: str, width: int) -> None:
