@@ -154,11 +154,12 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     assert path.stat().st_mode == usual.stat().st_mode
 
 
-@pytest.mark.parametrize("overwrite", [True, False])
 @pytest.mark.parametrize(
     "failure", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt(), MemoryError()]
 )
-@pytest.mark.parametrize("call", ["os.fsync", "os.replace"])
+@pytest.mark.parametrize(
+    ("call", "overwrite"), [("os.fsync", True), ("os.fsync", False), ("os.replace", True), ("os.link", False)]
+)
 def test_an_interrupted_write_leaves_everything_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool, failure: BaseException, call: str
 ) -> None:
@@ -191,6 +192,35 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path, monkeypat
     with pytest.raises(OutputError, match="exists"):
         write_text(path, "ours")
     assert _contents(tmp_path) == {"net.json": b"theirs"}
+
+
+def test_a_file_that_appears_at_the_last_moment_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, link = tmp_path / "net.json", os.link
+
+    def other_process(source: Path, target: Path) -> None:
+        path.write_text("theirs")
+        link(source, target)
+
+    monkeypatch.setattr("os.link", other_process)
+    with pytest.raises(OutputError, match="exists"):
+        write_text(path, "ours")
+    assert _contents(tmp_path) == {"net.json": b"theirs"}
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_where_files_have_one_name_only_they_are_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.link", refuse)
+    write_text(tmp_path / "net.json", "ours")
+    with pytest.raises(OutputError, match="exists"):
+        write_text(tmp_path / "net.json", "again")
+    assert _contents(tmp_path) == {"net.json": b"ours"}
 
 
 def test_a_real_limit_on_the_size_of_files(tmp_path: Path) -> None:

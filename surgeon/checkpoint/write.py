@@ -1,6 +1,7 @@
 """Write checkpoints and records: whole or not at all, and never over something without being told to."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -29,6 +30,11 @@ from surgeon.structure import structure_within
 ALIGNMENT = 8
 LEFTOVER = re.compile(r"\.surgeon-[0-9a-f]{8}-[0-9a-f]{16}\.tmp")
 """Names of files that are being written, of which a process that is killed leaves one."""
+
+WITHOUT_LINKS = frozenset(
+    {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EXDEV}
+)
+"""What systems say that have no second name for a file."""
 
 
 def save(
@@ -163,13 +169,29 @@ def replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        refuse_existing(path, overwrite)
-        os.replace(temporary, path)
+        _put(temporary, path, overwrite)
         _sync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _put(temporary: Path, path: Path, overwrite: bool) -> None:
+    """Give a file its name; without `overwrite` not even where another process has taken it just now."""
+    refuse_existing(path, overwrite)
+    if not overwrite:
+        try:
+            # Unlike a replacement, a link never takes a name that there is; the first name goes in the end.
+            os.link(temporary, path)
+            return
+        except FileExistsError:
+            refuse_existing(path, overwrite)
+            raise
+        except OSError as error:
+            if error.errno not in WITHOUT_LINKS:
+                raise
+    os.replace(temporary, path)
 
 
 def _mark(path: Path) -> str:

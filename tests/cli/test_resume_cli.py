@@ -220,9 +220,11 @@ def test_what_killed_runs_have_left_of_these_outputs_is_removed(
     arguments = ["apply", checkpoint, *SOFM, "--epochs", "0"]
     theirs = checkpoint.with_name(".surgeon-01234567-0123456789abcdef.tmp")
     theirs.write_text("half an output of another name")
+    link = os.link
     with monkeypatch.context() as patch:
         # As after a kill: no exception handler removes anything.
-        patch.setattr("surgeon.checkpoint.write.os.replace", lambda source, target: os.link(source, f"{source}.kept"))
+        for name in ("replace", "link"):
+            patch.setattr(f"surgeon.checkpoint.write.os.{name}", lambda source, target: link(source, f"{source}.kept"))
         assert call(patch, *arguments) == 0
     for path in checkpoint.parent.glob(".surgeon-*.kept"):
         path.rename(path.with_suffix(""))

@@ -96,7 +96,7 @@ class Moments:
 
     def watch_files(self) -> None:
         """Count what happens to files too, before and after; only in a process that ends with the run."""
-        for owner, name in ((os, "fsync"), (os, "replace"), (safetensors.torch, "save")):
+        for owner, name in ((os, "fsync"), (os, "replace"), (os, "link"), (safetensors.torch, "save")):
             setattr(owner, name, self.watched(name, getattr(owner, name), after=True))
         for name in ("unlink", "mkdir", "rmdir"):
             setattr(Path, name, self.watched(name, getattr(Path, name), after=True))
@@ -335,14 +335,15 @@ def writes(case: Case) -> list[str]:
     log.write_text("")
 
     def watch() -> None:
-        replace = os.replace
+        def logged(put: Callable[..., None]) -> Callable[..., None]:
+            def call(source: Any, target: Any) -> None:
+                with log.open("a") as file:
+                    file.write(f"{Path(target).name}\n")
+                put(source, target)
 
-        def logged(source: Any, target: Any) -> None:
-            with log.open("a") as file:
-                file.write(f"{Path(target).name}\n")
-            replace(source, target)
+            return call
 
-        os.replace = logged
+        os.replace, os.link = logged(os.replace), logged(os.link)
 
     code = code_of(in_child(case, Moments(), watch))
     assert code == DONE, code
@@ -363,7 +364,8 @@ def full_disk(way: str, number: int) -> Callable[[], None]:
     """Return what lets the disk be full from a write on, or for one call only.
 
     Args:
-        way: `limit`, a real limit on the size of files from then on; or `fsync` or `replace`, which fails once.
+        way: `limit`, a real limit on the size of files from then on; or `fsync` or `replace`
+            (also where a link is made instead), which fails once.
         number: of the write, from 1.
     """
 
@@ -385,16 +387,20 @@ def full_disk(way: str, number: int) -> Callable[[], None]:
 
             Path.open = open_file
             return
-        owned = getattr(os, way)
 
-        def call(*arguments: Any) -> None:
-            # Of a folder it is done on the way out, when the file is where it belongs.
-            is_file = way != "fsync" or not os.path.isdir(f"/proc/self/fd/{arguments[0]}")
-            if is_file and now():
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            owned(*arguments)
+        def failing(owned: Callable[..., None]) -> Callable[..., None]:
+            def call(*arguments: Any) -> None:
+                # Of a folder it is done on the way out, when the file is where it belongs.
+                is_file = way != "fsync" or not os.path.isdir(f"/proc/self/fd/{arguments[0]}")
+                if is_file and now():
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                owned(*arguments)
 
-        setattr(os, way, call)
+            return call
+
+        # A file is put where none is by a link.
+        for name in ("replace", "link") if way == "replace" else (way,):
+            setattr(os, name, failing(getattr(os, name)))
 
     return prepare
 

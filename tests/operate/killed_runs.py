@@ -108,7 +108,7 @@ class Moments:
             yield batch
 
     def watch_files(self) -> None:
-        watched = [(os, "fsync"), (os, "replace"), (safetensors.torch, "save")]
+        watched = [(os, "fsync"), (os, "replace"), (os, "link"), (safetensors.torch, "save")]
         watched += [(Path, name) for name in ("unlink", "mkdir", "rmdir")]
         for owner, name in watched:
             setattr(owner, name, self.watched(getattr(owner, name)))
