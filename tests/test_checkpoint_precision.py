@@ -1,5 +1,6 @@
 """What a file stores in another type than it is computed with is written back in the file's, and never as infinity."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from two_stages import make_network
 
 import surgeon
 from surgeon.checkpoint.precision import in_words
+from surgeon.checkpoint.state_dict import strip_prefix
 from surgeon.errors import OutputError
 
 MIXED = {"one.0.weight": torch.float16, "one.0.bias": torch.bfloat16, "two.1.running_var": torch.float64}
@@ -55,6 +57,23 @@ def test_what_was_cast_since_is_written_as_it_was_cast_and_what_is_asked_for_goe
     assert load_file(tmp_path / "wide.safetensors")["one.0.weight"].dtype == torch.float32
     surgeon.save(tmp_path / "double.safetensors", model.double())
     assert load_file(tmp_path / "double.safetensors")["one.0.weight"].dtype == torch.float64
+
+
+class Within(nn.Module):
+    """A network around another one, as code for training makes it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.module = model
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, Within], ids=["DataParallel", "compile", "own"])
+def test_wrappers_do_not_hide_the_types_of_the_file(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    before = stored(tmp_path / "a.safetensors", MIXED)
+    wrapped = wrap(surgeon.load(tmp_path / "a.safetensors", ARCH))
+    surgeon.save(tmp_path / "b.safetensors", wrapped)
+    after = strip_prefix(load_file(tmp_path / "b.safetensors"))
+    assert types_of(after) == types_of(before)
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [(torch.float16, 65504.0), (torch.float8_e4m3fn, 448.0)])

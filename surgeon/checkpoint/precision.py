@@ -37,10 +37,14 @@ def remember_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def stored_types(model: nn.Module) -> dict[str, torch.dtype]:
     """Return in which types a network's tensors are to be written, by state-dict key, where these are not their own.
 
-    What was cast since it was loaded is written as it was cast.
+    What was cast since it was loaded is written as it was cast. The network may be in a wrapper, or inside another one.
     """
     state, loaded_as = model.state_dict(), torch.get_default_dtype()
-    known: Types = vars(model).get(ATTRIBUTE, {})
+    known: dict[str, torch.dtype] = {}
+    # A wrapper does not pass the attribute on, and a module's place is its tensors' prefix.
+    for place, part in model.named_modules(remove_duplicate=False):
+        remembered: Types = vars(part).get(ATTRIBUTE, {})
+        known |= {f"{place}.{name}" if place else name: dtype for name, dtype in remembered.items()}
     return {name: dtype for name, dtype in known.items() if name in state and state[name].dtype == loaded_as}
 
 
