@@ -1,6 +1,7 @@
 """What a file stores in another type than it is computed with is written back in the file's, and never as infinity."""
 
 from collections.abc import Callable
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from two_stages import make_network
 
 import surgeon
-from surgeon.checkpoint.precision import in_words
+from surgeon.checkpoint.precision import NO_NUMBERS, TOO_LARGE, fitting_types, in_words, unfit
 from surgeon.checkpoint.state_dict import strip_prefix
 from surgeon.errors import OutputError
 
@@ -92,6 +93,39 @@ def test_values_too_large_for_the_files_type_are_refused_by_name(
         surgeon.save(tmp_path / "b.safetensors", model)
     assert "types={}" in caught.value.remedy
     assert not (tmp_path / "b.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "trouble"),
+    [
+        (torch.float16, 65510.0, None), (torch.float16, -65519.0, None), (torch.float16, 65520.0, TOO_LARGE),
+        (torch.bfloat16, 3.4e38, TOO_LARGE), (torch.bfloat16, 3.39e38, None),
+        (torch.float8_e4m3fn, 448.0, None), (torch.float8_e4m3fn, 449.0, TOO_LARGE),
+        (torch.float8_e5m2, 57344.0, None), (torch.float8_e5m2, -60000.0, TOO_LARGE),
+        (torch.float16, nan, NO_NUMBERS), (torch.float16, -inf, NO_NUMBERS), (torch.float64, nan, NO_NUMBERS),
+    ],
+)  # fmt: skip
+def test_what_a_type_does_not_hold_is_told_by_what_is_written(
+    dtype: torch.dtype, value: float, trouble: str | None
+) -> None:
+    found = unfit({"w": torch.tensor([0.0, value, 1.0]), "v": torch.zeros(0)}, {"w": dtype, "v": dtype, "u": dtype})
+    assert found == ({} if trouble is None else {"w": trouble})
+
+
+def test_values_that_are_no_numbers_are_not_called_too_large(tmp_path: Path) -> None:
+    stored(tmp_path / "a.safetensors", torch.float16)
+    model = surgeon.load(tmp_path / "a.safetensors", ARCH)
+    with torch.no_grad():
+        model.head.bias[1] = nan
+        model.head.weight[0, 0] = 1e5
+    with pytest.raises(OutputError, match=r"Values of head\.bias are NaN or infinite\."):
+        surgeon.save(tmp_path / "b.safetensors", model)
+    types, notes = fitting_types(model, [model.state_dict()])
+    assert {"head.weight", "head.bias"} & types.keys() == set()
+    assert notes == [
+        "head.bias is written in the type that it is computed with: some values are NaN or infinite.",
+        "head.weight is written in the type that it is computed with: some values are too large for float16.",
+    ]
 
 
 def test_an_operation_is_done_in_float32_and_written_in_the_types_of_the_file(tmp_path: Path) -> None:

@@ -15,6 +15,12 @@ ATTRIBUTE = "surgeon_types"
 
 Types = Mapping[str, torch.dtype]
 
+TOO_LARGE, NO_NUMBERS = "too large", "NaN or infinite"
+"""What values are that a file's type is not to have."""
+
+BITS_WITHOUT_WARNING = 8
+"""Of types that have no infinity, or that torch gives their largest instead: what they hold is told by value."""
+
 
 def remember_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Note in which types the file had the floating-point tensors of a network.
@@ -48,9 +54,14 @@ def stored_types(model: nn.Module) -> dict[str, torch.dtype]:
     return {name: dtype for name, dtype in known.items() if name in state and state[name].dtype == loaded_as}
 
 
-def too_large(state: Mapping[str, Tensor], types: Types) -> list[str]:
-    """Return the names of the tensors with values beyond the largest of the type in which they would be written."""
-    return [name for name, dtype in types.items() if name in state and not _holds(state[name], dtype)]
+def unfit(state: Mapping[str, Tensor], types: Types) -> dict[str, str]:
+    """Return, by name, which tensors have values that the type in which they would be written is not to have.
+
+    Returns:
+        `NO_NUMBERS` where values are NaN or infinite already, `TOO_LARGE` where others are beyond the type's largest.
+    """
+    found = {name: _trouble(state[name], dtype) for name, dtype in types.items() if name in state}
+    return {name: trouble for name, trouble in found.items() if trouble is not None}
 
 
 def in_types(state: Mapping[str, Tensor], types: Types) -> dict[str, Tensor]:
@@ -61,9 +72,16 @@ def in_types(state: Mapping[str, Tensor], types: Types) -> dict[str, Tensor]:
         types: by name, for those that are not written in their own type.
 
     Raises:
-        OutputError: values are too large for their type.
+        OutputError: values are too large for their type, NaN or infinite.
     """
-    names = too_large(state, types)
+    troubles = unfit(state, types)
+    names = [name for name, trouble in troubles.items() if trouble == NO_NUMBERS]
+    if names:
+        raise OutputError(
+            f"Values of {listed(names)} are NaN or infinite.",
+            "Take weights from before the training diverged, or pass types={} to write them as they are.",
+        )
+    names = list(troubles)
     if names:
         kinds = _kinds(types[name] for name in names)
         raise OutputError(
@@ -74,7 +92,7 @@ def in_types(state: Mapping[str, Tensor], types: Types) -> dict[str, Tensor]:
 
 
 def fitting_types(model: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, torch.dtype], list[str]]:
-    """Return the types in which a network's weights are written, and a note on what is too large for the file's own.
+    """Return the types in which a network's weights are written, and notes on what the file's own cannot hold.
 
     That stays in the type that it is computed with: a result that took hours is not lost over it.
 
@@ -83,13 +101,16 @@ def fitting_types(model: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> t
         states: its state dict, and others of its that are to be written in the same types.
     """
     types = stored_types(model)
-    large = {name for state in states for name in too_large(state, types)}
-    if not large:
-        return types, []
-    fitting = {name: dtype for name, dtype in types.items() if name not in large}
-    kinds = _kinds(types[name] for name in large)
-    verbs = "is written in the type that it is" if len(large) == 1 else "are written in the type that they are"
-    return fitting, [f"{listed(sorted(large))} {verbs} computed with: some values are too large for {kinds}."]
+    troubles = [one for state in states for one in unfit(state, types).items()]
+    kept = {name for name, _ in troubles}
+    notes = []
+    for trouble in (NO_NUMBERS, TOO_LARGE):
+        names = sorted({name for name, own in troubles if own == trouble})
+        if names:
+            verbs = "is written in the type that it is" if len(names) == 1 else "are written in the type that they are"
+            what = f"{trouble} for {_kinds(types[name] for name in names)}" if trouble == TOO_LARGE else trouble
+            notes.append(f"{listed(names)} {verbs} computed with: some values are {what}.")
+    return {name: dtype for name, dtype in types.items() if name not in kept}, notes
 
 
 def in_words(dtypes: list[torch.dtype]) -> str:
@@ -109,6 +130,16 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _holds(tensor: Tensor, dtype: torch.dtype) -> bool:
-    # Not by what the conversion makes of them: some types of eight bits have no infinity, and end at their largest.
-    return not tensor.numel() or max(map(abs, map(float, tensor.aminmax()))) <= torch.finfo(dtype).max
+def _trouble(tensor: Tensor, dtype: torch.dtype) -> str | None:
+    if not tensor.numel():
+        return None
+    ends = torch.stack(tensor.detach().aminmax())
+    if not ends.isfinite().all():
+        return NO_NUMBERS
+    limits = torch.finfo(dtype)
+    if limits.bits > BITS_WITHOUT_WARNING:
+        # What is a little beyond the largest is rounded to that.
+        fits = ends.to(dtype).isfinite().all()
+    else:
+        fits = ends.double().abs().max() <= limits.max
+    return None if fits else TOO_LARGE

@@ -62,7 +62,7 @@ def save(
 
     Raises:
         OutputError: the path exists, is not for .safetensors or cannot be written, the state dict holds more than
-            tensors, or values that are too large for the type in which they are to be written.
+            tensors, or values that are too large for the type in which they are to be written, or no numbers.
     """
     architecture = architecture or _architecture(model)
     tensors, structure = model.state_dict(), stripped(structure_within(model), model)

@@ -194,8 +194,8 @@ def _run(
     remarks += _loss_of_accuracy(job, record) + _answers_lost(record)
     types: dict[str, torch.dtype] = {}
     if not job.record_only:
-        types, too_large = fitting_types(model, [model.state_dict(), *(state for _, state in best)])
-        remarks += too_large
+        types, unfit = fitting_types(model, [model.state_dict(), *(state for _, state in best)])
+        remarks += unfit
     skipped, skipped_notes = skipping.finish()
     record = dataclasses.replace(
         record,
