@@ -8,6 +8,7 @@ from typing import Any
 from surgeon.operate.comparison import Row
 from surgeon.operate.comparison_run import Outcome, Place, told_runs
 from surgeon.operate.paired import LEVEL
+from surgeon.operate.skipping import LEFT_OUT
 
 CHANCE = (
     "Each interval is that of its method alone; the verdicts are adjusted for the number of methods (Holm), since the "
@@ -20,6 +21,10 @@ LOOKING = (
 RECALIBRATED = (
     "BatchNorm statistics are measured anew after an operation and not in the control, so a difference may come from "
     "that too; --no-recalibrate does without."
+)
+SKIPPED = (
+    "Not all runs have left out the same images that cannot be read, as the notes of their records say: what they were "
+    "trained and scored on differs."
 )
 SCOPE = (
     "The intervals are about other seeds on these data: the order, everything random, and which images are held out or "
@@ -44,9 +49,16 @@ def notes(rows: Sequence[Row], outcomes: Sequence[Outcome], places: Sequence[Pla
         more: bool(others),
         LOOKING: len({one.seed for one in outcomes}) > 1,
         RECALIBRATED: any(stage.get("name") == "recalibrated" for stage in stages),
+        SKIPPED: len({_left_out(one.record) for one in outcomes if one.record is not None}) > 1,
         SCOPE: True,
     }
     return tuple(text for text, holds in every.items() if holds)
+
+
+def _left_out(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a record says about the images that its run has left out: how many, and the first of them."""
+    told = record.get("notes")
+    return tuple(str(note) for note in told if LEFT_OUT in str(note)) if isinstance(told, list) else ()
 
 
 def other_methods(folder: Path, recipes: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -11,6 +11,9 @@ from surgeon.progress import Track, Training
 MOST_NAMES = 10
 """Images that a note names."""
 
+LEFT_OUT = "left out, and others of the same class stand in"
+"""What the note says of them, by which it is known."""
+
 
 class Skipping:
     """Watches which images of a data set turn out to be unreadable.
@@ -58,13 +61,13 @@ class Skipping:
             return 0, ()
         self._look()
         found = [sorted(set().union(*each)) for each in zip(*everyones(self._known), strict=True)]
-        names = [images.shown(index) for (images, _), own in zip(self._sets, found, strict=True) for index in own]
+        # Sorted, since it depends on the seed in which set an image is, and a comparison compares these notes.
+        names = sorted(images.shown(index) for (images, _), own in zip(self._sets, found, strict=True) for index in own)
         if not names:
             return 0, ()
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         what = "1 image that cannot be read was" if len(names) == 1 else f"{len(names)} images that cannot be read were"
-        shown = ", ".join(names[:MOST_NAMES])
-        note = f"{what} left out, and others of the same class stand in: {shown}{more}."
+        note = f"{what} {LEFT_OUT}: {', '.join(names[:MOST_NAMES])}{more}."
         return len(names), (note,)
 
     def _look(self) -> None:

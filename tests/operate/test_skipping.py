@@ -16,6 +16,8 @@ from two_stages import make_network
 import surgeon
 from surgeon.data import ImageConfig, ImageData, open_data
 from surgeon.errors import DataError
+from surgeon.operate.comparison_notes import SKIPPED, notes
+from surgeon.operate.comparison_run import Outcome
 from surgeon.operate.job import Job
 from surgeon.operate.skipping import Skipping
 from surgeon.operate.states import StateFolder
@@ -36,10 +38,10 @@ def job(folder: Path, *, skip: bool, **others: Any) -> Job:
     return make_job(folder / "two.safetensors", output=folder / "out.safetensors", **values)
 
 
-def damaged(folder: Path, name: str = "text") -> Path:
+def damaged(folder: Path, name: str = "text", number: int = 7) -> Path:
     """Damage an image that is trained on."""
     data = open_data(str(folder / "images"), CONFIG, hold_out=0.25, seed=5)
-    path = Path(data.calibration.images.where(int(data.calibration.indices[7])))
+    path = Path(data.calibration.images.where(int(data.calibration.indices[number])))
     DAMAGE[name](path)
     return path
 
@@ -107,6 +109,28 @@ def test_a_run_that_goes_on_leaves_out_and_counts_what_it_did_before(tmp_path: P
     assert tensors(tmp_path) == expected
     assert record.data == whole.data
     assert record.data["skipped"] == 1
+
+
+def test_a_comparison_tells_that_its_runs_have_left_out_different_images(tmp_path: Path) -> None:
+    image_folder(tmp_path / "images")
+
+    def outcome(seed: int) -> Outcome:
+        done = run(job(tmp_path, skip=True, seed=seed, epochs=1, save_every=None, overwrite=True))
+        return Outcome("control", seed, tmp_path, "", json.loads(done.to_json()), None)
+
+    clean = outcome(0)
+    bad = damaged(tmp_path)
+    whole = bad.with_name("1.png").read_bytes()
+    first = outcome(0)
+    assert first.record is not None
+    assert first.record["data"]["skipped"] == 1
+    failed = Outcome("control", 2, tmp_path, "", None, "it failed")
+    assert SKIPPED not in notes((), [first, dataclasses.replace(first, seed=1), failed], (), tmp_path)
+    assert SKIPPED in notes((), [clean, first], (), tmp_path)
+    # Another one instead, so that there is one again.
+    assert damaged(tmp_path, number=8) != bad
+    bad.write_bytes(whole)
+    assert SKIPPED in notes((), [first, outcome(0)], (), tmp_path)
 
 
 def tensors(folder: Path) -> dict[str, bytes]:
