@@ -1,7 +1,6 @@
 """Read what `torch.save` wrote, tensors and plain containers only: no code of the file's choosing is ever run."""
 
 import argparse
-import contextlib
 import mmap
 import pickle
 import re
@@ -14,7 +13,8 @@ from typing import Any
 import torch
 
 from surgeon.checkpoint.display import listed
-from surgeon.checkpoint.pickle_check import PickleError, check_pickle
+from surgeon.checkpoint.pickle_calls import Budget, DamagedPickleError, ForeignObjectError, PickleError
+from surgeon.checkpoint.pickle_check import check_pickle
 from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from surgeon.checkpoint.zip_directory import ArchiveError, records
 from surgeon.errors import CheckpointError
@@ -26,6 +26,10 @@ PICKLES_BEFORE_STORAGES = 5
 """In a file of PyTorch before 1.6: a mark, a version, the system, the object, and the names of its storages."""
 
 _REMEDY = "Fetch the file again, or save its state dict with torch.save."
+_ALONE = (
+    "Save its state dict alone, and only if you trust the file, since this runs what it holds: "
+    "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path)."
+)
 
 # What the restricted unpickler and the zip reader raise on damaged files.
 _DAMAGE = (
@@ -69,13 +73,16 @@ def _look_through(path: Path, zipped: bool) -> None:
             if zipped:
                 _check_archive(path, content)
             else:
-                place = 0
+                place, budget = 0, Budget(len(content))
                 for _ in range(PICKLES_BEFORE_STORAGES):
-                    place = check_pickle(content, place)
+                    place = check_pickle(content, place, budget)
         except ArchiveError as error:
             raise CheckpointError(f"{path} {error}.", _REMEDY) from error
+        except ForeignObjectError as error:
+            raise _refusal(path, f"GLOBAL {error}") from error
         except PickleError as error:
-            raise CheckpointError(f"{path} holds a pickle that is not loaded: {error}.", _REMEDY) from error
+            remedy = _REMEDY if isinstance(error, DamagedPickleError) else _ALONE
+            raise CheckpointError(f"{path} holds a pickle that is not loaded: {error}.", remedy) from error
 
 
 def _check_archive(path: Path, content: mmap.mmap) -> None:
@@ -84,18 +91,28 @@ def _check_archive(path: Path, content: mmap.mmap) -> None:
         raise _refusal(path, "TorchScript")
     if not all(record.plain for record in held):
         raise ArchiveError("has records that are compressed or encrypted, as those of PyTorch never are")
+    budget = Budget(len(content))
     for record in held:
         if record.name.lower().endswith(PICKLES):
             # Without a copy, and released at once: a file cannot be unmapped while something looks at it.
             with memoryview(content) as whole, whole[record.start : record.start + record.size] as part:
-                check_pickle(part)
+                check_pickle(part, budget=budget)
 
 
 def _is_tar(path: Path) -> bool:
     """Whether PyTorch would take a file for one of its oldest: it then makes a folder, even to refuse it."""
-    with contextlib.suppress(tarfile.TarError), tarfile.open(path, "r:"):
+    with path.open("rb") as file:
+        start = file.read(tarfile.BLOCKSIZE)
+    if len(start) == tarfile.BLOCKSIZE and not any(start):
         return True
-    return False
+    # The first header only: those behind it may be any number, and each may lead to the next.
+    try:
+        tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    except (ValueError, OverflowError):
+        return True
+    return True
 
 
 def _refusal(path: Path, message: str) -> CheckpointError:
@@ -110,6 +127,6 @@ def _refusal(path: Path, message: str) -> CheckpointError:
         named = f" ({listed(dict.fromkeys(objects))})" if objects else ""
         return CheckpointError(
             f"{path} holds Python objects other than tensors{named}, and loading those could run code.",
-            "Save its state dict alone, with torch.save or as safetensors.",
+            _ALONE,
         )
     return CheckpointError(f"{path} is truncated, damaged, or no checkpoint of PyTorch.", _REMEDY)

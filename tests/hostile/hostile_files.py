@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
+from hostile_calls import call_cases
 from hostile_case import Case
 from hostile_damage import damage_cases
 from hostile_headers import header_cases
@@ -43,6 +44,7 @@ def all_cases(canary: Path, seed: int = SEED, mutations: int = MUTATIONS) -> Ite
     yield from header_cases()
     yield from zip_cases()
     yield from pickle_cases(canary)
+    yield from call_cases()
     yield from damage_cases(seed, mutations)
     yield from place_cases()
     yield from value_cases()

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from surgeon.bounded_json import BoundError, parse
 from surgeon.checkpoint.arguments import from_text
-from surgeon.checkpoint.pickle_check import MOST_STEPS, PickleError, check_pickle
+from surgeon.checkpoint.pickle_calls import STEPS_OF_ANY_FILE, PickleError
+from surgeon.checkpoint.pickle_check import check_pickle
 from surgeon.checkpoint.read import read
 from surgeon.checkpoint.safetensors_file import ITEM_BYTES, read_header, read_safetensors
 from surgeon.errors import CheckpointError, SurgeonError
@@ -179,12 +180,12 @@ def test_any_bytes_as_a_pickle(content: bytes) -> None:
     ("pickled", "says"),
     [
         (b"\x80\x02}\x8a\x09" + b"\x01" * 9 + b"Ns.", "keys"),
-        (b"\x80\x02}K\x01K\x02\x86Ns.", "keys"),
-        (b"\x80\x02})\x85Ns.", "keys"),
-        (b"\x80\x02)" + b"\x85" * 65 + b".", "deeper than 64"),
-        (b"\x80\x02c_codecs\nencode\n.", "encode"),
+        (b"\x80\x02}]\x85Ns.", "keys"),
+        (b"\x80\x02})" + b"\x85" * 64 + b"Ns.", "keys"),
+        (b"\x80\x02)" + b"\x85" * 2**16 + b".", "tuples in each other"),
+        (b"\x80\x02c_codecs\nencode\n)R.", "encode"),
         (b"\x80\x02" + b"(" * 1001 + b".", "deeper than 1000"),
-        (b"\x80\x02" + b"N" * MOST_STEPS + b".", "steps"),
+        (b"\x80\x02" + b"N" * (STEPS_OF_ANY_FILE + 2**14) + b".", "steps"),
         (b"\x80\x02" + (b"\x8a\x09" + b"\x01" * 9) * 1001 + b".", "too long"),
         (b"\x80\x04\x8c\x01a.", "step 0x8c"),
     ],

@@ -1,0 +1,115 @@
+"""Pickles that call what they may, with what it was not made for; each is a few hundred bytes."""
+
+import struct
+import tarfile
+from collections.abc import Iterator
+
+from hostile_case import Case, writes
+from hostile_zips import archive
+
+MANY = 10**7
+STORAGE = {"data/0": bytes(64)}
+START = b"\x80\x02"
+
+
+def number(value: int) -> bytes:
+    """Push a number of eight bytes."""
+    return b"\x8a" + struct.pack("<Bq", 8, value)
+
+
+def text(value: str) -> bytes:
+    """Push a text."""
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def function(name: str) -> bytes:
+    """Push a function or class."""
+    module, _, last = name.rpartition(".")
+    return b"c" + module.encode() + b"\n" + last.encode() + b"\n"
+
+
+def called(name: str, *arguments: bytes, step: bytes = b"R") -> bytes:
+    """Call it."""
+    return function(name) + b"(" + b"".join(arguments) + b"t" + step
+
+
+def storage(kind: str = "FloatStorage") -> bytes:
+    """Push a storage of sixteen numbers."""
+    return b"(" + text("storage") + function(f"torch.{kind}") + text("0") + text("cpu") + number(16) + b"tQ"
+
+
+def tensor(size: int, stride: int, kind: str = "FloatStorage") -> bytes:
+    """Push a tensor on a storage of sixteen numbers."""
+    hooks = called("collections.OrderedDict")
+    axes = (b"(" + number(size) + b"t", b"(" + number(stride) + b"t")
+    return called("torch._utils._rebuild_tensor_v2", storage(kind), number(0), *axes, b"\x89", hooks)
+
+
+WIDE = tensor(MANY, 0)
+INDICES = tensor(MANY, 0, "LongStorage")
+DOUBLED = b"K\x01\x85q\x01" + b"".join(b"h" + bytes([at]) + b"\x86q" + bytes([at + 1]) for at in range(1, 60))
+SHAPE = b"(" + number(MANY) + b"t"
+
+
+def _values() -> Iterator[tuple[str, bytes]]:
+    for name in ("set", "Counter"):
+        home = "__builtin__" if name == "set" else "collections"
+        for step in (b"R", b"\x81"):
+            yield f"{name} of an expanded tensor by {step!r}", called(f"{home}.{name}", WIDE, step=step)
+            yield f"{name} of a doubled tuple by {step!r}", called(f"{home}.{name}", b"](" + DOUBLED + b"e", step=step)
+    yield "OrderedDict of a doubled tuple", called("collections.OrderedDict", b"](" + DOUBLED + b"N\x86e")
+    yield "OrderedDict of an expanded tensor", called("collections.OrderedDict", WIDE)
+    yield "a doubled tuple as a key", b"}" + DOUBLED + b"Ns"
+    yield "a doubled tuple", DOUBLED
+    yield "Size of an expanded tensor", called("torch.Size", INDICES)
+    yield "a shape that is a tensor", called(
+        "torch._utils._rebuild_tensor", storage(), number(0), INDICES, INDICES
+    )  # fmt: skip
+    yield "an entry of a tensor", WIDE + b"NK\x01s"
+    yield "attributes from a tensor", called("collections.OrderedDict") + WIDE + b"b"
+    yield "a parameter's attributes", called(
+        "torch._utils._rebuild_parameter_with_state", tensor(4, 1), b"\x89", b"N", b"}" + text("data") + WIDE + b"s"
+    )  # fmt: skip
+    yield "torch.Tensor", called("torch.Tensor", number(MANY))
+    yield "torch.FloatTensor of a list", called("torch.FloatTensor", b"](" + b"K\x01" * 9 + b"e")
+    coo = called("torch.serialization._get_layout", text("torch.sparse_coo"))
+    csr = called("torch.serialization._get_layout", text("torch.sparse_csr"))
+    square = b"(" + number(MANY) * 2 + b"t"
+    yield "coordinates", called("torch._utils._rebuild_sparse_tensor", coo, b"(" + INDICES + WIDE + square + b"\x89t")
+    yield "rows", called("torch._utils._rebuild_sparse_tensor", csr, b"(" + INDICES * 2 + WIDE + square + b"t")
+    quantizer = b"(" + function("torch.per_channel_affine") + WIDE + INDICES + number(0) + b"t"
+    hooks = called("collections.OrderedDict")
+    yield "scales", called(
+        "torch._utils._rebuild_qtensor", storage("QInt8Storage"), number(0), SHAPE, b"(" + number(0) + b"t",
+        quantizer, b"\x89", hooks,
+    )  # fmt: skip
+    # Cheap once, and repeated by few bytes each.
+    entries = b"}q\x01(" + b"".join(b"M" + struct.pack("<H", key) + b"N" for key in range(20_000)) + b"u"
+    yield "attributes a thousand times", entries + b"](" + b"cargparse\nNamespace\n)\x81h\x01b" * 1000 + b"e"
+    yield (
+        "a set a thousand times",
+        b"](" + b"K\x01" * 20_000 + b"eq\x01](" + b"c__builtin__\nset\nh\x01\x85R" * 1000 + b"e",
+    )
+    letters = text("a" * 100_000) + b"q\x01" + text("latin1") + b"q\x02"
+    yield "bytes a thousand times", letters + b"](" + b"c_codecs\nencode\nh\x01h\x02\x86R" * 1000 + b"e"
+    yield "tuples of one hash", b"}(" + b"".join(number(at) + number(-at) + b"\x86N" for at in range(2000)) + b"u"
+
+
+def call_cases() -> Iterator[Case]:
+    """Yield all of them, beside a sound tensor."""
+    for name, value in _values():
+        pickled = START + b"}(" + text("model") + b"}" + text("w") + tensor(4, 1) + b"s" + text("x") + value + b"u."
+        yield Case("costly call", name, writes(archive(pickled, STORAGE)), suffix=".pth", says="pickle that is not")
+    pickles = {f"{at}.pkl": START + b"N" * 2**19 + b"." for at in range(3)}
+    yield Case(
+        "costly pickle", "three of many steps", writes(archive(START + b"}.", pickles)), suffix=".pth", says="steps"
+    )
+    for name, size in (("nothing", 0), ("three gibibytes", 3 * 2**30)):
+        content = _header(tarfile.GNUTYPE_LONGNAME, size) * 3000 + _header(tarfile.REGTYPE, 0) + bytes(1024)
+        yield Case("costly call", f"tar with long names of {name}", writes(content), suffix=".tar", says="tar archive")
+
+
+def _header(kind: bytes, size: int) -> bytes:
+    entry = tarfile.TarInfo("a")
+    entry.type, entry.size = kind, size
+    return entry.tobuf(format=tarfile.USTAR_FORMAT)
