@@ -15,7 +15,9 @@ STEPS_OF_ANY_FILE, BYTES_OF_A_STEP = 2**20, 128
 LONGEST_NAME = 64
 MOST_AXES = 64
 LARGEST_TUPLE = 2**16
-LARGEST_KEY, MOST_TUPLE_KEYS = 64, 1000
+STORAGE_PARTS, VIEW_PARTS = (5, 6), 3
+"""A mark, the class, the key, the device, how many numbers; before PyTorch 1.6 also which part it is of another."""
+LARGEST_KEY, LONGEST_IN_KEY, MOST_TUPLE_KEYS = 64, 256, 1000
 """Numbers can be chosen such that any number of tuples have one hash; each is then compared with all before it."""
 
 
@@ -53,8 +55,8 @@ class Value:
 
     Attributes:
         kind: what it is.
-        size: of a tuple the values in it and in the tuples in it, each as often as it is there; of a mapping or list
-            its entries; of a text or bytes how many.
+        size: of a tuple the values in it and in the tuples in it, each as often as it is there; of a list its entries;
+            of a mapping the steps that a copy of it takes; of a text or bytes how many.
         hashed: whether its hash takes no more time than its size, and is not chosen by the file.
         parts: of a tuple or list.
         name: of a global, or a short text.
@@ -101,16 +103,22 @@ class Budget:
         if self.encoded > 2 * self.file_bytes:
             raise PickleError("it copies its texts more often than they are there")
 
-    def hash(self, keys: Sequence[Value]) -> None:
-        """Make values the keys of a mapping or the members of a set."""
+    def hash(self, keys: Sequence[Value]) -> int:
+        """Make values the keys of a mapping or the members of a set.
+
+        Returns:
+            The steps that it took, and that each copy of them takes: equal texts are compared to their ends.
+        """
+        steps = 0
         for key in keys:
             if not key.hashed or (key.kind is Kind.TUPLE and key.size > LARGEST_KEY):
                 raise PickleError("it has keys that are neither text, usual numbers nor small tuples of those")
-            if key.kind is Kind.TUPLE:
-                self.spend(key.size)
-                self.tuple_keys += 1
+            self.tuple_keys += key.kind is Kind.TUPLE
+            steps += key.size if key.kind is Kind.TUPLE else 1 + key.size // BYTES_OF_A_STEP
         if self.tuple_keys > MOST_TUPLE_KEYS:
             raise PickleError(f"it has more than {MOST_TUPLE_KEYS} tuples as keys")
+        self.spend(steps)
+        return steps
 
 
 def tuple_of(parts: Sequence[Value]) -> Value:
@@ -122,7 +130,12 @@ def tuple_of(parts: Sequence[Value]) -> Value:
     size = 1 + sum(part.size if part.kind is Kind.TUPLE else 1 for part in parts)
     if size > LARGEST_TUPLE:
         raise PickleError(f"it has tuples in each other with more than {LARGEST_TUPLE} values")
-    return Value(Kind.TUPLE, size, all(part.hashed for part in parts), tuple(parts))
+    return Value(Kind.TUPLE, size, all(map(_is_hashed_inside, parts)), tuple(parts))
+
+
+def _is_hashed_inside(part: Value) -> bool:
+    words = part.kind in (Kind.TEXT, Kind.BYTES)
+    return part.hashed and not (words and part.size > LONGEST_IN_KEY)
 
 
 def call(function: Value, arguments: Value, budget: Budget) -> Value:
@@ -204,6 +217,11 @@ def _is_global(value: Value) -> bool:
     return value.kind is Kind.GLOBAL
 
 
+def _entries(value: Value) -> int:
+    """What a copy costs of a mapping, or of a pair of them."""
+    return sum(one.size for one in (value, *value.parts[:2]) if one.kind is Kind.MAPPING)
+
+
 def _signature(kind: Kind, *checks: Callable[[Value], bool], least: int | None = None) -> Rule:
     """The rule of what takes arguments of these kinds, the last of which may be left out down to `least` of them."""
 
@@ -213,7 +231,7 @@ def _signature(kind: Kind, *checks: Callable[[Value], bool], least: int | None =
             return None
         if not all(check(one) for check, one in zip(checks, arguments, strict=False)):
             return None
-        budget.spend(sum(one.size for one in arguments if one.kind is Kind.MAPPING))
+        budget.spend(sum(map(_entries, arguments)))
         return Value(kind)
 
     return rule
@@ -237,15 +255,14 @@ def _bytearray(arguments: Sequence[Value], budget: Budget) -> Value | None:
 
 
 def _keys(arguments: Sequence[Value], budget: Budget) -> int | None:
-    """How many keys come of no argument, or of one list, tuple or mapping."""
+    """What a copy costs of the keys that come of no argument, or of one list, tuple or mapping."""
     if not arguments:
         return 0
     if len(arguments) > 1 or arguments[0].kind not in (Kind.LIST, Kind.TUPLE, Kind.MAPPING):
         return None
     (given,) = arguments
     budget.spend(given.size)
-    budget.hash(given.parts)
-    return given.size
+    return given.size + budget.hash(given.parts)
 
 
 def _set(arguments: Sequence[Value], budget: Budget) -> Value | None:
@@ -266,10 +283,20 @@ def _ordered(arguments: Sequence[Value], budget: Budget) -> Value | None:
         entries = arguments[0].parts
     if any(entry.kind not in (Kind.LIST, Kind.TUPLE) or len(entry.parts) != 2 for entry in entries):
         return None
-    budget.spend(len(entries))
-    budget.hash([entry.parts[0] for entry in entries])
+    size = budget.hash([entry.parts[0] for entry in entries])
     tensors = any(holds_tensors(entry.parts[1]) for entry in entries)
-    return Value(Kind.MAPPING, len(entries), name=ORDERED, tensors=tensors)
+    return Value(Kind.MAPPING, size, name=ORDERED, tensors=tensors)
+
+
+def is_storage_name(value: Value) -> bool:
+    """Whether it is what torch.save writes in place of a storage."""
+    if value.kind is not Kind.TUPLE or len(value.parts) not in STORAGE_PARTS:
+        return False
+    *parts, part_of = value.parts
+    inner = part_of.parts if part_of.kind is Kind.TUPLE else [part_of]
+    return len(inner) <= VIEW_PARTS and all(
+        _is_number(one) or _is_name(one) or _is_global(one) for one in [*parts, *inner]
+    )
 
 
 def holds_tensors(value: Value) -> bool:
@@ -290,6 +317,7 @@ def _with_attributes(arguments: Sequence[Value], budget: Budget) -> Value | None
             Value(kind=Kind.TUPLE) as inner,
             attributes,
         ] if _is_attributes(attributes):
+            budget.spend(_entries(attributes))
             return call(made, inner, budget)
     return None
 

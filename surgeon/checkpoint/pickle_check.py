@@ -37,8 +37,6 @@ EMPTY_LIST, EMPTY_MAPPING, EMPTY_SET = ord("]"), ord("}"), 0x8F
 TUPLE, APPEND, APPENDS, SETITEM, SETITEMS = ord("t"), ord("a"), ord("e"), ord("s"), ord("u")
 REDUCE, NEWOBJ, BUILD, PERSISTENT, PROTOCOL = ord("R"), 0x81, ord("b"), ord("Q"), 0x80
 LONGEST_LINE = 1000
-STORAGE_PARTS = (5, 6)
-"""A mark, the class, the key, the device, how many numbers; before PyTorch 1.6 also what it is a part of."""
 
 
 def check_pickle(content: bytes | mmap | memoryview, start: int = 0, budget: Budget | None = None) -> int:
@@ -181,8 +179,7 @@ class _Look:
         target = self._stack[-1]
         if target.kind is not Kind.MAPPING:
             raise DamagedPickleError("it sets entries of what is no mapping")
-        self._budget.hash(items[::2])
-        target.size += len(items) // 2
+        target.size += self._budget.hash(items[::2])
         target.tensors = target.tensors or any(map(pickle_calls.holds_tensors, items[1::2]))
 
     def _call(self) -> None:
@@ -195,7 +192,6 @@ class _Look:
 
     def _storage(self) -> None:
         named = self._stack.pop()
-        # The last part of PyTorch before 1.6 is a tuple itself.
-        if named.kind is not Kind.TUPLE or not named.hashed or len(named.parts) not in STORAGE_PARTS:
+        if not pickle_calls.is_storage_name(named):
             raise PickleError("it asks for something from outside that is no storage")
         self._stack.append(Value(Kind.STORAGE))

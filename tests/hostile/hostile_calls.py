@@ -92,6 +92,16 @@ def _values() -> Iterator[tuple[str, bytes]]:
     )
     letters = text("a" * 100_000) + b"q\x01" + text("latin1") + b"q\x02"
     yield "bytes a thousand times", letters + b"](" + b"c_codecs\nencode\nh\x01h\x02\x86R" * 1000 + b"e"
+    words = text("a" * 100_000) + b"0" + text("b" * 100_000) + b"q\x01" + text("b" * 100_000) + b"q\x02"
+    yield "equal texts as keys", words + b"}(h\x01N" + b"h\x02N" * 5000 + b"u"
+    yield "attributes of equal texts", words + b"}h\x01Nsq\x03}h\x02Nsq\x04" + called("argparse.Namespace") + (
+        b"h\x03bh\x04b" * 1000
+    )  # fmt: skip
+    state = called("torch._utils._rebuild_parameter_with_state", tensor(4, 1), b"\x89", b"N", b"Nh\x01\x86")
+    yield "a parameter's attributes a thousand times", entries + b"](" + state * 100 + b"e"
+    yield "storages with tuples as keys", (
+        b"(" + text("storage") + function("torch.FloatStorage") + b"K\x01\x85" + text("cpu") + number(16) + b"tQ"
+    )  # fmt: skip
     yield "tuples of one hash", b"}(" + b"".join(number(at) + number(-at) + b"\x86N" for at in range(2000)) + b"u"
 
 
