@@ -22,11 +22,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "hostile"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "hostile"))
+from hostile_files import MUTATIONS, SEED, all_cases
+from watched import Verdict, Watch
 
-from hostile_files import MUTATIONS, SEED, all_cases  # noqa: E402
-from watched import Verdict, Watch  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def files(arguments: argparse.Namespace) -> bool:

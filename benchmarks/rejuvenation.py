@@ -47,6 +47,7 @@ ARMS = {
     "reallocated, all resources": Arm({"in_place": False}, paper="95.81"),
     "reallocated, all resources, twice": Arm({"in_place": False}, rounds=2, paper="95.97"),
     "reallocated, half of the resources": Arm({"in_place": False, "resource": 0.5, "below": 0.25}, paper="95.81"),
+    "connections kept, all resources": Arm({"in_place": False, "cross": "keep"}),
     "cross-attention, all resources": Arm({"in_place": False, "cross": "attend"}),
 }
 
