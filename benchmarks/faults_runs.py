@@ -155,17 +155,19 @@ def processes(folder: Path) -> None:
     runs.measured(case)
     lost = sum(runs.lose_worker(case, 2 + number * case.moments // 12) for number in range(12))
     print(f"processes: 12 moments at which what reads images was killed: {lost} refusals of one sentence, all resumed")
-    case = _cases(folder)["finetune"][0]
-    ended = []
+    case = _cases(folder)["ranks"][0]
+    ended, resumed = [], Counter[int]()
     for victim, moments in ((0, (3, 20, 50, 80, 120, 160, 200, 230)), (1, (3, 6, 9, 12, 15, 18, 21, 23))):
         for number, at in enumerate(moments):
-            killed, seconds = runs.lose_rank(case, victim, at, PORT + 10 * victim + number)
+            left = 1 + number % 2
+            killed, seconds = runs.lose_rank(case, victim, at, PORT + 10 * victim + number, left)
             if killed:
                 ended.append(seconds)
+                resumed[left] += 1
     assert max(ended) < SECONDS, ended
     print(
         f"processes: one of two was killed {len(ended)} times: the other ended within {max(ended):.1f} s with one "
-        "sentence, and two resumed the run",
+        f"sentence; two resumed the run {resumed[2]} times, and one {resumed[1]} times",
         flush=True,
     )
 

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from surgeon.bounded_json import parse
-from surgeon.checkpoint.safetensors_file import LONGEST_HEADER, read_safetensors
+from surgeon.checkpoint.safetensors_file import LONGEST_HEADER, read_header, read_safetensors
 from surgeon.checkpoint.write import write_tensors
 from surgeon.errors import CheckpointError
 
-TREE_KEY, DIGEST_KEY = "surgeon_tree", "surgeon_digest"
+TREE_KEY, DIGEST_KEY, LABEL_KEY = "surgeon_tree", "surgeon_digest", "surgeon_label"
 LONGEST_TEXT = 2**26
 """Characters of JSON: parsed, they may take twenty times the memory."""
 
 MOST_VALUES = 2**21
+MOST_IN_LABEL = 2**10
 DEEPEST = 30
 NOTHING = "nothing"
 """Name of a tensor without numbers: safetensors wants at least one."""
@@ -30,7 +31,7 @@ NOTHING = "nothing"
 TUPLE, MAPPING, TENSOR, CHANNELS_LAST = "t", "m", "x", "c"
 
 
-def write_tree(path: str | Path, tree: Any) -> None:
+def write_tree(path: str | Path, tree: Any, label: Mapping[str, Any] | None = None) -> None:
     """Write a tree, whole or not at all; a file of this name is replaced.
 
     Args:
@@ -38,6 +39,7 @@ def write_tree(path: str | Path, tree: Any) -> None:
         tree: lists, tuples, mappings with text or whole numbers as keys, text, numbers, true, false, None and tensors,
             nested in any way. Tensors keep dtype, values (bitwise) and the order of their numbers in memory where that
             is torch's channels-last; which device they were on is not written.
+        label: plain values by name that `read_label` gives without reading a tensor.
 
     Raises:
         TypeError: something else is in the tree.
@@ -46,7 +48,20 @@ def write_tree(path: str | Path, tree: Any) -> None:
     tensors: dict[str, Tensor] = {NOTHING: torch.empty(0)}
     text = json.dumps(_packed(tree, "tree", tensors), separators=(",", ":"))
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_tensors(path, plain, {TREE_KEY: text, DIGEST_KEY: digest(plain, text)}, overwrite=True)
+    metadata = {TREE_KEY: text, DIGEST_KEY: digest(plain, text)}
+    if label is not None:
+        metadata[LABEL_KEY] = json.dumps(dict(label))
+    write_tensors(path, plain, metadata, overwrite=True)
+
+
+def read_label(path: str | Path) -> dict[str, Any]:
+    """Read the label of a file of `write_tree`, which no digest protects; {} where it has none that can be read."""
+    try:
+        text = read_header(Path(path), LONGEST_HEADER).metadata.get(LABEL_KEY, "")
+        label = parse(text, most=MOST_IN_LABEL, deepest=DEEPEST)
+    except (OSError, ValueError, CheckpointError):
+        return {}
+    return label if isinstance(label, dict) else {}
 
 
 def read_tree(path: str | Path) -> Any:

@@ -65,7 +65,7 @@ output_options = combined(
     click.option(
         "--resume-changed",
         is_flag=True,
-        help="Continue an interrupted or diverged run with another learning rate, schedule, clipping or precision.",
+        help="Continue a run with another learning rate, schedule, clipping, precision or number of processes.",
     ),
 )
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")

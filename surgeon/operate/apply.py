@@ -139,7 +139,8 @@ def apply(
             weights as if it had. The folder is left to whoever gave it.
         save_every: updates of the weights between two states within an epoch; None for none there.
         resume_changed: go on even where what helps a run that has diverged (`surgeon.tuning.config.CHANGEABLE`), the
-            kind of the device, or the versions of surgeon, torch and timm have changed since; the record says so.
+            kind of the device, the number of processes (with as many images a batch of all of them together), FSDP, or
+            the versions of surgeon, torch and timm have changed since; the record says so.
         identity: what else tells this run from others, such as the names of its images.
         options: the method's options.
 

@@ -98,6 +98,9 @@ def run_identity(
         **{name: options.pop(name) for name in CHANGEABLE},
         "mixed_precision": accelerator.mixed_precision,
         "device": accelerator.device.type,
+        "processes": count(),
+        "batch_size": None if train is None else train.batch_size,
+        "fsdp": sharded(accelerator.device),
         **{name: metadata.version(name) for name in LIBRARIES},
     }
     known = {
@@ -107,8 +110,6 @@ def run_identity(
         "plan": None if plan is None else digest(*told_apart(plan)),
         "tuning": options,
         "accumulation": accelerator.gradient_accumulation_steps,
-        "processes": count(),
-        "sharded": sharded(accelerator.device),
         "images": None if train is None else _division(train),
         "others": dict(others or {}),
     }
@@ -133,10 +134,19 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield name, str(value)[:LONGEST]
 
 
-def _division(images: DataLoader[Any]) -> list[Any]:
-    """Return how images are divided into batches; the workers that share a stream decide its order."""
-    workers = images.num_workers if isinstance(images.dataset, IterableDataset) else None
-    return [len(images), images.batch_size, images.drop_last, workers]
+def _division(images: DataLoader[Any]) -> dict[str, Any]:
+    """Return how images are divided into the batches of all processes together; see `surgeon.processes.shared`.
+
+    The workers that share a stream decide its order.
+    """
+    stream = isinstance(images.dataset, IterableDataset)
+    workers = images.num_workers if stream else None
+    if images.batch_size is not None:
+        source: Any = images.dataset if stream else images.sampler
+        together = {"images": len(source), "images a batch of all processes": images.batch_size * count()}
+        return {**together, "drop last": images.drop_last, "workers": workers}
+    joined = 1 if images.batch_sampler is None else count()
+    return {"batches": -(-len(images) // joined)}
 
 
 def _shown(value: Any) -> str:

@@ -24,6 +24,7 @@ from surgeon.operate.inputs import Say, find_method
 from surgeon.operate.job import Job
 from surgeon.operate.job_inputs import Opened, open_job
 from surgeon.operate.job_loaders import images_identity, loader, training_loader
+from surgeon.operate.other_processes import as_begun
 from surgeon.operate.plan import plan
 from surgeon.operate.record import Record, Stage
 from surgeon.operate.skipping import Skipping
@@ -42,6 +43,9 @@ HARMLESS = {"workers", "download", "skip-bad-images"}
 
 NOT_OF_THE_RESULT = {*HARMLESS, *(name.replace("_", "-") for name in CHANGEABLE)}
 """Options that a run may be continued with another value of; of some, if it is allowed to."""
+
+COUNTED_TOGETHER = "batch-size"
+"""What other processes may continue a run with another value of: all of theirs together have to be the same."""
 
 MOST_REASONS = 3
 """Reasons that an error gives; a dry run lists all of them."""
@@ -126,6 +130,7 @@ def _run(
     say: Say,
     on_resume: OnResume,
 ) -> Record:
+    job = as_begun(job)
     opened = open_job(job, track, say)
     if job.states is not None and (job.restart or not job.states.holds_state):
         # Without a state the folder may hold what an earlier run has found in other images.
@@ -220,8 +225,8 @@ def _keeping(job: Job, opened: Opened) -> dict[str, Any]:
     if job.states is None:
         return {}
     images = None if opened.data is None else images_identity(job, opened.data)
-    asked = {name: value for name, value in job.recipe.items() if name not in NOT_OF_THE_RESULT}
-    identity = {"layers": job.layers, "batch_size": job.batch_size, "images": images, "asked": asked}
+    asked = {name: value for name, value in job.recipe.items() if name not in NOT_OF_THE_RESULT | {COUNTED_TOGETHER}}
+    identity = {"layers": job.layers, "images": images, "asked": asked}
     if job.init == "random":
         # The weights that tell other runs apart are then not the checkpoint's.
         identity["start"] = [job.init, opened.source]

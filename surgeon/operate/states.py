@@ -5,13 +5,13 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from surgeon.bounded_json import parse
 from surgeon.checkpoint import write_text
-from surgeon.checkpoint.tree_file import read_tree, write_tree
+from surgeon.checkpoint.tree_file import read_label, read_tree, write_tree
 from surgeon.checkpoint.write import LEFTOVER
 from surgeon.errors import CheckpointError, OutputError, StateError
 from surgeon.processes import is_main
@@ -20,7 +20,7 @@ from surgeon.tuning import State
 KEPT = 2
 """States that are kept: the newest, and one more should the disk spoil that."""
 
-FORMAT = 3
+FORMAT = 4
 """Grows whenever a state's structure or meaning changes."""
 
 NAME = re.compile(r"state-(\d{8})\.safetensors")
@@ -112,9 +112,16 @@ class StateFolder:
         write_tree(
             self.path / f"state-{number:08d}.safetensors",
             {"format": FORMAT, "run": run, "mark": secrets.token_hex(16), **state},
+            label=state.get("terms"),
         )
         for path in self._states()[:-KEPT]:
             path.unlink(missing_ok=True)
+
+    @property
+    def terms(self) -> Mapping[str, Any]:
+        """The terms of the newest state's run, see `Identity`, without a look at the rest; {} where there is none."""
+        paths = self._states()
+        return read_label(paths[-1]) if paths else {}
 
     def announce(self, *outputs: Path) -> None:
         """Take down that these files are being written now: the same run may replace them another time.

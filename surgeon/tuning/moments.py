@@ -28,11 +28,11 @@ def moments(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def restore_moments(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Load what `moments` returned for an optimizer of the same parameters, divided in the same way."""
+    """Load what `moments` returned for an optimizer of the same parameters, divided in whatever way."""
     parameters = _parameters(optimizer)
     state = {
         place: {
-            name: part_of(value, parameters[place], saved["axes"].get(place, {}).get(name))
+            name: _as_divided(value, parameters[place], saved["axes"].get(place, {}).get(name))
             if isinstance(value, Tensor)
             else value
             for name, value in memory.items()
@@ -78,6 +78,23 @@ def whole_optimizer(optimizer: Optimizer, module: nn.Module, network: nn.Module)
                 axis = axis_of(value) if isinstance(value, Tensor) else None
                 if axis is not None:
                     value.copy_(part_of(stand_in.state[of[part]][name], value, axis))
+
+
+def _as_divided(value: Tensor, parameter: nn.Parameter, axis: int | None) -> Tensor:
+    """Return what is remembered of a parameter, divided as that is.
+
+    Args:
+        value: the whole of it.
+        parameter: divided or not.
+        axis: that it was divided along when it was kept, see `axis_of`; None where it was not.
+    """
+    own = axis_of(parameter)
+    if own is None:
+        return value
+    if axis is None and value.shape == parameter.shape:
+        # It was kept by a run that divided nothing: a number for every weight lies where that weight does.
+        axis = own
+    return part_of(value, parameter, axis)
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

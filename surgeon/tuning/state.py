@@ -11,11 +11,12 @@ from torch.optim import Optimizer
 
 from surgeon.errors import CheckpointError, DivergenceError
 from surgeon.memory import is_shortage
-from surgeon.processes import add_up, everyones, index
+from surgeon.processes import add_up, everyones
 from surgeon.processes.division import is_divided, local
 from surgeon.sound import statistics
 from surgeon.tuning.config import CHANGEABLE
 from surgeon.tuning.generators import generator_states, set_generators
+from surgeon.tuning.handing_out import own_epoch, own_generators
 from surgeon.tuning.moments import moments, restore_moments
 from surgeon.tuning.position import place_of, put_back
 from surgeon.tuning.records import EpochRecord
@@ -90,7 +91,7 @@ def restore(run: Run, state: State) -> Epoch | None:
     """Put a run that was just prepared into a state.
 
     Args:
-        run: of the same network, options but for `CHANGEABLE`, and images.
+        run: of the same network, options but for `CHANGEABLE`, images, and batches of all processes together.
         state: of `run_state`.
 
     Returns:
@@ -144,11 +145,11 @@ def _restored(run: Run, state: State) -> Epoch | None:
     run.best_epoch, run.best_rank, run.best_state = int(best["epoch"]), float(best["rank"]), best["state"]
     run.best_on_the_way = bool(best["on the way"])
     put_back(run.train_loader, state["order"])
-    set_generators(state["outside"][index()], run.accelerator.device)
+    set_generators(own_generators(state["outside"]), run.accelerator.device)
     epoch = state["epoch"]
     if epoch is None:
         return None
-    return Epoch(**epoch[index()])
+    return Epoch(**own_epoch(epoch))
 
 
 def _changeable(run: Run) -> State:

@@ -1,6 +1,9 @@
 """Runs of `apply` that one process does alone and two do together, in float64, where both agree closely."""
 
-from collections.abc import Iterable
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,41 +70,102 @@ def loader(data: TensorDataset, shuffle: bool = False) -> DataLoader[Any]:
     return DataLoader(data, batch_size=BATCH // count(), shuffle=shuffle, generator=torch.Generator())
 
 
+class StoppedError(Exception):
+    """Ends a run in the middle, in all processes at once."""
+
+
+def run(method: str, state: Path | None = None, stop_in: str | None = None) -> tuple[dict[str, nn.Module], Any]:
+    """Do one of the runs, and return its networks and record; the processes do not even begin with the same weights.
+
+    Args:
+        method: of the run.
+        state: folder of its states.
+        stop_in: a pass over the images after the first epoch, in whose second batch it is stopped.
+    """
+    passes: list[str] = []
+
+    def track(batches: Any, description: str, *given: Any, **others: Any) -> Iterator[Any]:
+        passes.append(description)
+        for number, batch in enumerate(batches):
+            if description == stop_in and number == 1 and any(name.startswith("epoch 1") for name in passes):
+                raise StoppedError
+            yield batch
+
+    given = RUNS[method]
+    options = {name: value for name, value in given.items() if name not in ("tuning", "epochs")}
+    model, partner = network(10 * index()), network(10 * index() + 1)
+    networks = {"weights": model, "partner": partner} if method == "filter-grafting" else {"weights": model}
+    record = surgeon.apply(
+        model,
+        method,
+        train=loader(images(29, 1), shuffle=True),
+        val=loader(images(9, 2)),
+        calibration=loader(images(29, 1)),
+        epochs=given.get("epochs", 2),
+        tuning=TuningConfig(
+            lr=0.05, smoothing=0.0 if "loss" in options else 0.1, clip_grad=2.0, **given.get("tuning", {})
+        ),
+        # accelerate keeps one number of batches an update for all accelerators of a process.
+        accelerator=make_accelerator(),
+        example_input=torch.zeros(2, 1, 8, 8, dtype=torch.float64),
+        partner=networks.get("partner"),
+        state=state,
+        save_every=None if state is None else 1,
+        resume_changed=True,
+        track=track,
+        **options,
+    )
+    return networks, record
+
+
+def tensors(networks: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}: {key}": tensor.clone()
+        for name, known in networks.items()
+        for key, tensor in known.state_dict().items()
+    }
+
+
+def training(record: Any) -> list[tuple[float, ...]]:
+    return [(epoch["train_loss"], epoch["loss"], epoch["lr"]) for epoch in record.epochs]
+
+
+REGROUPED = {"sofm": "epoch 2/2", "filter-grafting": "epoch 2/2", "reinit": "evaluating", "repr": "epoch 3/3"}
+"""Runs that other processes go on with than began them, and where they are stopped: by a teacher, a partner that is
+trained along, a moving average, held weights."""
+
+
+def begin_all(folder: Path) -> None:
+    """Begin the runs of `REGROUPED` and stop them, each with its states in a folder of its own."""
+    for method, stop_in in REGROUPED.items():
+        with contextlib.suppress(StoppedError):
+            run(method, folder / method, stop_in)
+
+
+def go_on_with_all(folder: Path) -> dict[str, Any]:
+    """Go on with what `begin_all` has begun in other processes, and return the weights and the notes of every run."""
+    found: dict[str, Any] = {}
+    for method in REGROUPED:
+        networks, record = run(method, folder / method)
+        found[method] = {"tensors": tensors(networks), "notes": list(record.notes), "training": training(record)}
+    return found
+
+
 def run_all() -> dict[str, Any]:
-    """Return weights and record of every run; the processes do not even begin with the same weights."""
+    """Return weights and record of every run, and what came of those that one process began."""
     results: dict[str, Any] = {}
-    for method, given in RUNS.items():
-        options = {name: value for name, value in given.items() if name not in ("tuning", "epochs")}
-        model, partner = network(10 * index()), network(10 * index() + 1)
-        networks = {"weights": model, "partner": partner} if method == "filter-grafting" else {"weights": model}
-        record = surgeon.apply(
-            model,
-            method,
-            train=loader(images(29, 1), shuffle=True),
-            val=loader(images(9, 2)),
-            calibration=loader(images(29, 1)),
-            epochs=given.get("epochs", 2),
-            tuning=TuningConfig(
-                lr=0.05, smoothing=0.0 if "loss" in options else 0.1, clip_grad=2.0, **given.get("tuning", {})
-            ),
-            # accelerate keeps one number of batches an update for all accelerators of a process.
-            accelerator=make_accelerator(),
-            example_input=torch.zeros(2, 1, 8, 8, dtype=torch.float64),
-            partner=networks.get("partner"),
-            **options,
-        )
+    for method in RUNS:
+        networks, record = run(method)
         results[method] = {
-            "tensors": {
-                f"{name}: {key}": tensor.clone()
-                for name, known in networks.items()
-                for key, tensor in known.state_dict().items()
-            },
+            "tensors": tensors(networks),
             "edits": [dict(row) for row in record.edits],
             "stages": [(stage.name, stage.top1, stage.top5, stage.agreement) for stage in record.stages],
             "numbers": [(stage.loss, stage.drift, dict(stage.metrics)) for stage in record.stages],
             "divided": any(TRAINED),
-            "training": [(epoch["train_loss"], epoch["loss"], epoch["lr"]) for epoch in record.epochs],
+            "training": training(record),
         }
     if count() > 1:
         results["stopped"] = stop_all()
+        results["gone on"] = go_on_with_all(Path(os.environ["BEGUN_ALONE"]))
+        begin_all(Path(os.environ["BEGUN_TOGETHER"]))
     return results

@@ -165,6 +165,7 @@ def cases(folder: Path, home: Path | None = None) -> dict[str, list[Case]]:
 
     replaced = _job_case("replaced", home, 0, apply[0], overwrite=True)
     replaced.previous = b"of an earlier run"
+    lost = _job_case("ranks", home, 0, dataclasses.replace(plain, resume_changed=True))
     read = _job_case("workers", home, 0, dataclasses.replace(plain, workers=1))
     operated = dataclasses.replace(apply[0], epochs=0, save_every=None, options={}, teacher=None)
     return {
@@ -172,6 +173,7 @@ def cases(folder: Path, home: Path | None = None) -> dict[str, list[Case]]:
         "compare": [Case("compare", place, comparison)],
         "replaced": [replaced],
         "workers": [read],
+        "ranks": [lost],
         "unlocked": [_job_case("unlocked", home, 0, operated)],
     }
 
@@ -521,8 +523,8 @@ def lose_worker(case: Case, at: int) -> bool:
     return code == REFUSED
 
 
-def lose_rank(case: Case, victim: int, at: int, port: int) -> tuple[bool, float]:
-    """Kill one of two processes of a run at a moment, and resume it with two.
+def lose_rank(case: Case, victim: int, at: int, port: int, left: int = 2) -> tuple[bool, float]:
+    """Kill one of two processes of a run at a moment, and resume it with two, or with the one that is left.
 
     Returns:
         Whether it was killed before the end, and after how many seconds the other one had ended, too.
@@ -541,12 +543,14 @@ def lose_rank(case: Case, victim: int, at: int, port: int) -> tuple[bool, float]
     late = victim == 0 and codes[1] == DONE and not list(case.folder.glob("*.state/state-*"))
     told = codes[1] == REFUSED and said(case).startswith("Another process of this run has ended")
     assert told or late, (case.name, victim, at, moments[victim].last, codes, said(case))
-    codes = [code_of(child) for child in ranks(case, [Moments(), Moments()], port)]
-    complete = codes == [REFUSED, REFUSED] and " exists." in said(case)
-    assert complete or codes == [DONE, DONE], (case.name, victim, at, codes, said(case))
-    left = outcome(case.folder)
-    assert {"result.safetensors", "result.json"} <= left.keys(), left.keys()
-    assert "left over" not in left.values(), left.keys()
+    moments = [Moments() for _ in range(left)]
+    children = ranks(case, moments, port) if left > 1 else [in_child(case, moments[0])]
+    codes = [code_of(child) for child in children]
+    complete = codes == [REFUSED] * left and " exists." in said(case)
+    assert complete or codes == [DONE] * left, (case.name, victim, at, codes, said(case))
+    found = outcome(case.folder)
+    assert {"result.safetensors", "result.json"} <= found.keys(), found.keys()
+    assert "left over" not in found.values(), found.keys()
     emptied(case.folder)
     return True, ended[1] - ended[0]
 

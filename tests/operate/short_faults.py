@@ -47,8 +47,9 @@ def main(folder: Path) -> None:
     told = runs.fail_read(finetune, "state-00000003.safetensors", 100, at=third)
     print(f"state: {told or 'went on'}")
     print(f"twins: {tuple(sorted(runs.twins(finetune)))}")
-    killed, seconds = runs.lose_rank(finetune, 1, 9, free_port())
-    print(f"rank: {killed} {seconds:.1f}")
+    for left in (2, 1):
+        killed, seconds = runs.lose_rank(cases["ranks"], 1, 9, free_port(), left)
+        print(f"rank, {left} left: {killed} {seconds:.1f}")
     signalled.prepared(folder)
     moments = signalled.counted(folder, "finetune")
     for number, at in ((signal.SIGINT, moments // 2), (signal.SIGTERM, moments - 10)):

@@ -3,9 +3,12 @@
 They do so each with the whole network, and with one that is divided between them.
 """
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
-from applied_together import RUNS, run_all
+from applied_together import REGROUPED, RUNS, begin_all, go_on_with_all, run_all
 from together import together
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
@@ -23,12 +26,28 @@ LAUNCHED = {
 }
 
 
+@pytest.fixture(scope="module")
+def begun_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    begin_all(folder)
+    return folder
+
+
 @pytest.fixture(scope="module", params=LAUNCHED)
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    """What either process has at the end."""
-    found = together(run_all, tmp_path_factory.mktemp("together"), **LAUNCHED[request.param])
+def launched(request: pytest.FixtureRequest, begun_alone: Path, tmp_path_factory: pytest.TempPathFactory):
+    """What either process has at the end, and the folder of what they have begun together."""
+    folder = tmp_path_factory.mktemp("together")
+    shutil.copytree(begun_alone, folder / "alone")
+    begun = {"BEGUN_ALONE": str(folder / "alone"), "BEGUN_TOGETHER": str(folder / "both")}
+    (folder / "both").mkdir()
+    found = together(run_all, folder, **LAUNCHED[request.param], **begun)
     assert all(own["weight-evolution"]["divided"] == bool(LAUNCHED[request.param]) for own in found)
-    return found
+    return found, folder / "both"
+
+
+@pytest.fixture(scope="module")
+def both(launched):
+    return launched[0]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +70,23 @@ def test_two_processes_plan_and_learn_what_one_does(both, alone, method: str) ->
         for name in ("tensors", "numbers", "training"):
             torch.testing.assert_close(own[method][name], expected[name], **CLOSE)
         assert own[method]["stages"] == expected["stages"]
+
+
+def test_two_processes_go_on_with_what_one_began(both, alone) -> None:
+    for method in REGROUPED:
+        first, second = (own["gone on"][method] for own in both)
+        for name in ("tensors", "training"):
+            torch.testing.assert_close(first[name], alone[method][name], **CLOSE)
+        assert all(torch.equal(first["tensors"][key], second["tensors"][key]) for key in first["tensors"])
+        assert any("processes 1 (now 2)" in note for note in first["notes"])
+        assert any("batch-size 8 (now 4)" in note for note in first["notes"])
+
+
+def test_one_process_goes_on_with_what_two_began(launched, alone) -> None:
+    for method, end in go_on_with_all(launched[1]).items():
+        for name in ("tensors", "training"):
+            torch.testing.assert_close(end[name], alone[method][name], **CLOSE)
+        assert any("processes 2 (now 1)" in note for note in end["notes"])
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_update_with_a_state(both) -> None:
