@@ -1,6 +1,7 @@
 """Writing checkpoints and records: whole or not at all, and never over something without being told to."""
 
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from torch import nn
 
 from surgeon.checkpoint import Architecture, load, read, refuse_existing, save, write_text
+from surgeon.checkpoint.write import remove_leftovers, replacing
 from surgeon.errors import OutputError
 
 
@@ -250,3 +252,61 @@ def test_an_architecture_in_a_file_whose_name_is_no_text_does_not_lose_the_resul
     save(tmp_path / "a.safetensors", nn.Linear(2, 2), architecture=Architecture("file", "half\udcff.py:Net"))
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert file.metadata()["architecture"] == r"half\udcff.py:Net"
+
+
+def test_what_a_killed_process_has_left_is_told_from_what_one_writes(tmp_path: Path) -> None:
+    path, other = tmp_path / "net.json", tmp_path / "other.json"
+    with replacing(path, False) as file:
+        file.write(b"ours")
+        (half,) = tmp_path.iterdir()
+        # As a second process does that writes the same file, and as one that writes another.
+        remove_leftovers(path)
+        remove_leftovers(other)
+        assert half.exists()
+    assert _contents(tmp_path) == {"net.json": b"ours"}
+    half.write_text("of a killed process")
+    remove_leftovers(other)
+    assert half.exists()
+    remove_leftovers(path)
+    assert _contents(tmp_path) == {"net.json": b"ours"}
+
+
+def test_a_half_that_is_taken_away_before_it_is_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, taken = fcntl.flock, []
+
+    def take_away(descriptor: int, operation: int) -> None:
+        if not taken:
+            taken.extend(tmp_path.iterdir())
+            taken[0].unlink()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", take_away)
+    write_text(tmp_path / "net.json", "ours")
+    assert len(taken) == 1
+    assert _contents(tmp_path) == {"net.json": b"ours"}
+
+
+def test_on_a_disk_without_locks_leftovers_go_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = tmp_path / "net.json"
+    with replacing(path, False) as file:
+        file.write(b"ours")
+        (half,) = tmp_path.iterdir()
+    half.write_text("of a killed process")
+    remove_leftovers(path)
+    assert _contents(tmp_path) == {"net.json": b"ours"}
+
+
+def test_nothing_but_files_goes_as_a_leftover(tmp_path: Path) -> None:
+    path = tmp_path / "net.json"
+    with replacing(path, False):
+        (half,) = tmp_path.iterdir()
+    path.unlink()
+    os.mkfifo(half)
+    remove_leftovers(path)
+    assert [one.name for one in tmp_path.iterdir()] == [half.name]

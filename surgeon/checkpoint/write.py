@@ -24,6 +24,7 @@ from surgeon.checkpoint.safetensors_file import LENGTH_BYTES
 from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY, to_text
 from surgeon.checkpoint.structure_names import stripped
+from surgeon.checkpoint.unfinished import held, remove_unheld
 from surgeon.errors import OutputError
 from surgeon.structure import structure_within
 
@@ -126,12 +127,15 @@ def write_bytes(path: str | Path, content: bytes, overwrite: bool = False) -> No
 
 
 def remove_leftovers(path: str | Path) -> None:
-    """Remove what processes that were killed while they wrote a file have left beside it."""
+    """Remove what processes that were killed while they wrote a file have left beside it.
+
+    What another process is writing there just now stays.
+    """
     path = Path(path)
     with contextlib.suppress(OSError):
         for one in list(path.parent.iterdir()):
             if LEFTOVER.fullmatch(one.name) and one.name.startswith(_mark(path)):
-                one.unlink(missing_ok=True)
+                remove_unheld(one)
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
@@ -165,11 +169,12 @@ def replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
     refuse_existing(path, overwrite)
     temporary = path.with_name(f"{_mark(path)}{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with held(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        _put(temporary, path, overwrite)
+            file.close()
+            _put(temporary, path, overwrite)
         _sync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
