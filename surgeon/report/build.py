@@ -1,10 +1,12 @@
 """From records to the page and its pictures."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from surgeon.checkpoint import refuse_existing, write_text
+from surgeon.checkpoint.write import LEFTOVER, remove_leftovers
 from surgeon.errors import OutputError, SurgeonError
 from surgeon.report import ablation, activations
 from surgeon.report.again import operated_again
@@ -19,6 +21,9 @@ from surgeon.report.panel import Missing, Panel, Picture
 from surgeon.report.records import Run
 from surgeon.report.untrusted import in_folder
 from surgeon.report.weights import weight_panels
+
+PICTURE = re.compile(r"[a-z0-9-]+\.svg")
+"""Names of the files of pictures."""
 
 
 @dataclass(frozen=True)
@@ -125,35 +130,68 @@ def write_report(report: Report, output: Path, figures: Path | None = None, *, o
     Args:
         report: the page.
         output: where to.
-        figures: a folder for the pictures, empty or made anew, or None.
+        figures: a folder for the pictures, made where it is missing, or None. Those of them that stand there already,
+            as a call that was interrupted leaves them, stay.
         overwrite: replace files that exist.
 
     Raises:
         OutputError: see `check_outputs`; or a file cannot be written.
     """
-    check_outputs(output, figures, overwrite=overwrite)
+    pictures = {f"{picture.key}.svg": picture.svg + "\n" for picture in report.pictures}
+    check_outputs(output, figures, overwrite=overwrite, pictures=pictures)
     if figures is not None:
         _make_folder(figures)
-        for picture in report.pictures:
-            write_text(figures / f"{picture.key}.svg", picture.svg + "\n", overwrite)
+        for name, svg in pictures.items():
+            remove_leftovers(figures / name)
+            if not _holds(figures / name, svg):
+                write_text(figures / name, svg, overwrite)
     write_text(output, report.html, overwrite)
 
 
-def check_outputs(output: Path, figures: Path | None, *, overwrite: bool) -> None:
+def check_outputs(
+    output: Path, figures: Path | None, *, overwrite: bool, pictures: Mapping[str, str] | None = None
+) -> None:
     """Check that a page and its pictures may be written, before any work is done for them.
+
+    What processes that were killed have left of the page goes; what they have left of the pictures goes with those.
+
+    Args:
+        output: where the page will be.
+        figures: the folder of the pictures, or None.
+        overwrite: replace files that exist.
+        pictures: what will be in the pictures, by the names of their files; None where that is not known yet, when any
+            pictures may stand there.
 
     Raises:
         OutputError: the page exists, or there is something in the folder already, and `overwrite` is false.
     """
+    remove_leftovers(output)
     refuse_existing(output, overwrite)
     if figures is None or not figures.exists():
         return
     if not figures.is_dir():
         raise OutputError(f"{figures} is no folder.", "Name another one with --figures.")
-    if not overwrite and next(figures.iterdir(), None) is not None:
+    if not overwrite and not all(_may_stay(path, pictures) for path in figures.iterdir()):
         raise OutputError(
             f"The folder {figures} is not empty.", "Pass --overwrite to replace pictures in it, or name another one."
         )
+
+
+def _may_stay(path: Path, pictures: Mapping[str, str] | None) -> bool:
+    if LEFTOVER.fullmatch(path.name):
+        return True
+    if pictures is None:
+        return PICTURE.fullmatch(path.name) is not None
+    return path.name in pictures and _holds(path, pictures[path.name])
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Tell whether a file is there already as it will be, without reading one that is longer."""
+    content = text.encode()
+    try:
+        return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def _make_folder(folder: Path) -> None:

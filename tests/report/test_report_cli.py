@@ -42,9 +42,18 @@ def test_everything_is_shown(
     assert "exists" in capfd.readouterr().err
     assert page.read_bytes() == before
     page.unlink()
-    assert call(monkeypatch, *arguments) == 1
-    assert "is not empty" in capfd.readouterr().err
+    picture = figures / "stages.svg"
+    svg = picture.read_text()
+    for other in (picture, figures / "notes.txt"):
+        other.write_text("<svg>mine</svg>")
+        assert call(monkeypatch, *arguments) == 1
+        assert "is not empty" in capfd.readouterr().err
+        assert other.read_text() == "<svg>mine</svg>"
+        other.unlink()
     assert not page.exists()
+    # As a call leaves them that was interrupted.
+    assert call(monkeypatch, *arguments) == 0
+    assert picture.read_text() == svg
     assert call(monkeypatch, "report", run, "-o", page, "--figures", figures, "--overwrite") == 0
     assert "not run on a checkpoint's word" in capfd.readouterr().err
     assert page.exists()
