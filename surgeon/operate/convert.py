@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from surgeon.checkpoint.write import refuse_existing, replacing
+from surgeon.checkpoint.write import refuse_existing, remove_leftovers, replacing
 from surgeon.errors import OptionError, OutputError, TraceError
 from surgeon.operate.images import check_input
 
@@ -70,7 +70,7 @@ Answers = Callable[[Tensor], list[Tensor]]
 
 
 def check_conversion(path: Path, kind: Kind, overwrite: bool) -> None:
-    """Refuse what can be refused before a network is opened.
+    """Refuse what can be refused before a network is opened; what killed conversions have left beside the path goes.
 
     Args:
         path: where to.
@@ -86,6 +86,7 @@ def check_conversion(path: Path, kind: Kind, overwrite: bool) -> None:
             f"{path} has the suffix {path.suffix or '(none)'}, and a file of this kind ends in {SUFFIXES[kind]}.",
             f"Give a name that ends in {SUFFIXES[kind]}.",
         )
+    remove_leftovers(path)
     refuse_existing(path, overwrite)
     if kind == "onnx":
         # The exporter writes with two of them, and the third runs the result.
@@ -170,8 +171,11 @@ def _takes_one_size_only(model: nn.Module, example: Tensor) -> bool:
 
 
 def _write_full(program: ExportedProgram, file: BinaryIO) -> None:
+    # A file that fails, or a signal in it, while torch's own code writes there would end the process at once.
+    whole = io.BytesIO()
     with _quiet():
-        torch.export.save(program, file)
+        torch.export.save(program, whole)
+    file.write(whole.getbuffer())
 
 
 def _full_answers(path: Path) -> Answers:

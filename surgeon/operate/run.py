@@ -12,6 +12,7 @@ from torch import nn
 
 from surgeon.checkpoint import refuse_existing, save, write_text
 from surgeon.checkpoint.precision import fitting_types
+from surgeon.checkpoint.write import remove_leftovers
 from surgeon.edit.plan import Plan
 from surgeon.errors import OptionError, PlanError
 from surgeon.lost import named_loss
@@ -60,6 +61,8 @@ def plan_job(job: Job, track: Track, say: Say) -> Plan:
     """
     if job.method is None:
         raise OptionError("Fine-tuning alone has no plan.", "Name a method.")
+    if job.plan_output is not None and is_main():
+        remove_leftovers(job.plan_output)
     check_start(job)
     make_accelerator(job.tuning.mixed_precision)
     opened = open_job(job, track, say, only_plan=True)
