@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from surgeon.bounded_json import BoundError, parse
 from surgeon.checkpoint import write_tensors
 from surgeon.checkpoint.display import shown
 from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS
@@ -24,6 +25,7 @@ KEY = "surgeon_exemplars"
 LONGEST = 10_000
 """Characters of that entry: it holds six short values."""
 
+MOST_VALUES = 20
 LONGEST_HEADER = 2**20
 LARGEST_SIDE = 4096
 WIDEST_RATIO = 16
@@ -165,8 +167,10 @@ def _about(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     if not text or len(text) > LONGEST:
         raise _refusal(path, "holds no exemplars")
     try:
-        about = json.loads(text)
-    except (ValueError, RecursionError):
+        about = parse(text, most=MOST_VALUES, deepest=1, repeats=False, constant=float)
+    except BoundError:
+        raise _refusal(path, "describes them by more than its version does") from None
+    except ValueError:
         raise _refusal(path, "describes them in something else than JSON") from None
     if not isinstance(about, dict) or set(about) - {RECOGNIZED} != {*LEAST, *DIGESTS}:
         raise _refusal(path, "describes them by other values than its version has")

@@ -1,6 +1,5 @@
 """Compare methods with the same fine-tuning without them: every run once, wherever it is done, and the table of all."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from surgeon.operate.comparison_checks import check_runs
 from surgeon.operate.comparison_claim import make_folder
 from surgeon.operate.comparison_notes import notes
 from surgeon.operate.comparison_run import RESULT, Hooks, Outcome, Place, Run
+from surgeon.operate.told import read_told
 
 COMPARISON = "comparison.json"
 WAIT = 2.0
@@ -116,10 +116,10 @@ def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is no folder, and the results belong into one.", "Write elsewhere with -o.")
     try:
-        content = json.loads((folder / COMPARISON).read_text("utf-8"))
+        content = read_told(folder / COMPARISON)
     except FileNotFoundError:
         return
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         content = None
     if not isinstance(content, dict) or "surgeon" not in content or "rows" not in content:
         raise OutputError(f"{folder / COMPARISON} is not the record of a comparison.", "Write elsewhere with -o.")

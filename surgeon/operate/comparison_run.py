@@ -26,6 +26,7 @@ from surgeon.operate.inputs import Say
 from surgeon.operate.job import Job
 from surgeon.operate.record import Record
 from surgeon.operate.run import run_job
+from surgeon.operate.told import read_told
 from surgeon.operate.work import OnEpoch, OnStage
 from surgeon.progress import Track
 
@@ -239,7 +240,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
         # Network file systems remember for a while that a name was missing, but not what a listing holds.
         if name not in {path.name for path in folder.iterdir()}:
             return {}
-        content = json.loads((folder / name).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_told(folder / name)
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -16,6 +16,7 @@ from surgeon.operate.job import Job
 from surgeon.operate.job_checks import check_outputs
 from surgeon.operate.run import HARMLESS, NOT_OF_THE_RESULT
 from surgeon.operate.several import main_decides
+from surgeon.operate.told import parse_told, read_told
 from surgeon.tuning import make_accelerator
 from surgeon.tuning.generators import derived_seed
 
@@ -94,12 +95,12 @@ def _is_finished(job: Job) -> bool:
     if job.restart or not job.recipe:
         return False
     try:
-        record = json.loads(job.record.read_text("utf-8"))
-        core = json.loads(read_header(job.result).metadata["surgeon"])
+        record = read_told(job.record)
+        core = parse_told(read_header(job.result).metadata["surgeon"])
         belongs = {name: record[name] for name in core} == core
         same = _asked(record["recipe"], job) == _asked(json.loads(json.dumps(job.recipe, default=str)), job)
         return belongs and same and record["seed"] == job.seed and record["checkpoint"].get("sha256") == _sha256(job)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, CheckpointError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, CheckpointError):
         return False
 
 
