@@ -4,7 +4,9 @@ Every run is a process of its own on a tiny network, forked from one that has ev
 what stands at an output's name has to be whole and bitwise the expected file but for the times; the same command has to
 end like a run that was left alone, with nothing left over.
 
-    python benchmarks/faults_runs.py [--only kills,disk,reads,processes,twins,signals] [--kills 100] …
+    python benchmarks/faults_runs.py [--only kills,disk,reads,processes,twins,signals,written] [--kills 100] …
+
+`written` are the commands that write without a run: `convert`, `report` and the plan of a dry run.
 
 It exits with 1 and says where, if one of these demands fails.
 """
@@ -30,6 +32,7 @@ import timm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "operate"))
 import faulty_runs as runs
 import signalled_runs as signalled
+import written_files as written
 
 IMPORTED = (sklearn.datasets, sklearn.model_selection, timm)
 COMMANDS = ("apply", "finetune", "compare")
@@ -39,6 +42,12 @@ SMALL_DISK = 2**20
 ROOM = (8_192, 32_768, 65_536, 98_304, 131_072, 196_608)
 """Bytes that are left of it for a run that needs more."""
 PORT = 29700
+WRITTEN_KILLS, WRITTEN_SIGNALS = 20, 12
+"""Of each of the commands that write without a run."""
+
+APART = (0.0, 0.3, 0.6, 0.9)
+"""Starts of the second of two, as shares of the time that one takes."""
+
 SECONDS = 60.0
 """Within which a process has to end that has lost the other one."""
 
@@ -205,6 +214,56 @@ def signals(folder: Path, seed: int, count: int = 10) -> None:
         )
 
 
+def written_files(folder: Path, seed: int) -> None:
+    """Let the commands that write without a run have all of these faults."""
+    home = folder / "written"
+    home.mkdir()
+    written.prepared()
+    written.with_record(folder)
+    signalled.prepared(home)
+    gc.collect()
+    gc.freeze()
+    sources = {path: path.read_bytes() for path in (folder / written.INPUT, folder / written.RECORD)}
+    choice = random.Random(seed)
+    for name, group in written.cases(folder).items():
+        start = time.perf_counter()
+        kills, ends, clocked, full, told, ended = Counter[str](), 0, 0, 0, 0, Counter[tuple[int, ...]]()
+        for number, case in enumerate(group):
+            case.folder.mkdir()
+            runs.measured(case)
+            by_clock, done = runs.kill(case, WRITTEN_KILLS // len(group), seed + number, kills)
+            clocked, ends = clocked + by_clock, ends + done
+            numbers = runs.telling(runs.writes(case))
+            for way in ("limit", "fsync", "replace"):
+                for write in numbers if case.previous is None else numbers[-1:]:
+                    assert runs.fill(case, way, write), f"{name}: full at a write, and nothing is told"
+                    full += 1
+            for after in (0, 4, 100):
+                words = runs.fail_read(case, written.source(case), after)
+                assert "Input/output error" in words, words
+                told += 1
+            for share in APART:
+                codes = runs.twins(case, share * case.seconds)
+                assert case.previous is not None or sorted(codes) == [runs.DONE, runs.REFUSED], (name, codes)
+                ended[tuple(sorted(codes))] += 1
+        both, one = ended[runs.DONE, runs.DONE], ended[runs.DONE, runs.REFUSED]
+        moments = signalled.counted(home, name)
+        stopped = 0
+        for number in range(WRITTEN_SIGNALS):
+            sent = (signal.SIGINT, signal.SIGTERM)[number // 2 % 2]
+            at = None if number % 2 else choice.randint(1, moments)
+            stopped += bool(signalled.stopped(home, name, sent, at, choice.uniform(0, group[0].seconds)))
+        assert all(path.read_bytes() == content for path, content in sources.items()), f"{name}: its input has changed"
+        print(
+            f"written: {name}: {sum(kills.values())} SIGKILLs ({clocked} by the clock), {ends} done again to their "
+            f"end; full at {full} writes and {told} reads failed, one sentence each; two at once: {one} times one won "
+            f"and the other was refused, {both} times the second replaced it; {stopped} SIGINT or SIGTERM, one line "
+            "each; outputs whole and bitwise the expected ones or none, input untouched, nothing left over "
+            f"({time.perf_counter() - start:.0f} s)",
+            flush=True,
+        )
+
+
 def _cases(folder: Path) -> dict[str, list[runs.Case]]:
     found = runs.cases(folder)
     for group in found.values():
@@ -216,7 +275,7 @@ def _cases(folder: Path) -> dict[str, list[runs.Case]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="kills,disk,reads,processes,twins,signals", help="parts, with commas")
+    parser.add_argument("--only", default="kills,disk,reads,processes,twins,signals,written", help="parts, with commas")
     parser.add_argument("--kills", type=int, default=100, help="of each command")
     parser.add_argument("--commands", default=",".join(COMMANDS), help="that are killed, with commas")
     parser.add_argument("--seed", type=int, default=0)
@@ -228,6 +287,8 @@ def main() -> None:
         "processes": processes,
         "twins": twins,
         "signals": lambda folder: signals(folder, args.seed),
+        # The last one: what it imports and sets stays for all that follow.
+        "written": lambda folder: written_files(folder, args.seed),
     }
     failed = 0
     with tempfile.TemporaryDirectory() as place:

@@ -114,6 +114,7 @@ class Case:
         moments: that it has.
         seconds: that it takes.
         previous: what stood in the places of the outputs before, or None.
+        watch: lets more of what it does be moments, in the process that ends with it.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Case:
     moments: int = 0
     seconds: float = 0.0
     previous: bytes | None = None
+    watch: Callable[[Moments], None] = lambda moments: None
 
 
 def prepared(folder: Path) -> None:
@@ -203,6 +205,7 @@ def _end_with(case: Case, moments: Moments, before: Callable[[], None] = lambda:
     code = FAILED
     try:
         moments.watch_files()
+        case.watch(moments)
         before()
         case.start(moments.track, lambda text: None)
         code = DONE
@@ -248,6 +251,10 @@ def content(path: Path) -> Any:
     if path.suffix == ".md":
         # A card tells how long things took.
         return re.sub(r"[0-9.]+", "0", path.read_text())
+    if path.suffix in (".pt2", ".onnx", ".svg"):
+        return path.read_bytes()
+    if path.suffix == ".html":
+        return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", path.read_text())
     return "left over"
 
 
@@ -288,7 +295,9 @@ def put_previous(case: Case) -> None:
     """Let outputs of an earlier run stand where those of this one will."""
     if case.previous is not None:
         for name in case.expected:
-            (case.folder / name).write_bytes(case.previous)
+            path = case.folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(case.previous)
 
 
 def kill(case: Case, kills: int, seed: int, stages: Counter[str]) -> tuple[int, int]:
@@ -299,6 +308,7 @@ def kill(case: Case, kills: int, seed: int, stages: Counter[str]) -> tuple[int, 
     """
     choice = random.Random(seed)
     left, ends, clocked, ended = kills, 0, 0, False
+    put_previous(case)
     # What the last kill has left comes to its end, too, or the next fault would find it.
     while left or not ended:
         by_clock = bool(left) and choice.random() < 0.5
@@ -321,6 +331,8 @@ def kill(case: Case, kills: int, seed: int, stages: Counter[str]) -> tuple[int, 
         check_end(case)
         ends += 1
         emptied(case.folder)
+        if left:
+            put_previous(case)
     return clocked, ends
 
 
@@ -473,10 +485,17 @@ def failing_reads(name: str, after: int) -> Callable[[], None]:
     return prepare
 
 
-def twins(case: Case) -> tuple[int, int]:
-    """Start a run twice at once, and return how they ended; what they leave is that of one of them, whole."""
+def twins(case: Case, apart: float = 0.0) -> tuple[int, int]:
+    """Start a run twice at once, and return how they ended; what they leave is that of one of them, whole.
+
+    Args:
+        case: the run.
+        apart: seconds from the start of the first to that of the second.
+    """
     put_previous(case)
-    children = [in_child(case, Moments()) for _ in range(2)]
+    children = [in_child(case, Moments())]
+    time.sleep(apart)
+    children.append(in_child(case, Moments()))
     codes = [code_of(child) for child in children]
     assert DONE in codes, (case.name, codes, said(case))
     assert REFUSED not in codes or "Another run works with" in said(case) or " exists." in said(case), said(case)
@@ -568,6 +587,7 @@ def fail_read(case: Case, name: str, after: int, at: int | None = None) -> str:
         after: bytes that can be read.
         at: moment at which the run is killed before, so that there is a state to read; None to begin anew.
     """
+    put_previous(case)
     if at is not None:
         assert code_of(in_child(case, Moments(at, _die))) == KILLED
     code = code_of(in_child(case, Moments(), failing_reads(name, after)))

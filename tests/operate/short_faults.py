@@ -14,8 +14,14 @@ import faulty_runs as runs
 import signalled_runs as signalled
 import sklearn.datasets
 import sklearn.model_selection
+import written_files as written
 
 IMPORTED = (sklearn.datasets, sklearn.model_selection)
+
+WRITTEN = ("convert --full", "plan", "report")
+"""Commands that write without a run; each has a kill and one more fault."""
+
+SEED = 3
 
 
 def free_port() -> int:
@@ -54,6 +60,26 @@ def main(folder: Path) -> None:
     moments = signalled.counted(folder, "finetune")
     for number, at in ((signal.SIGINT, moments // 2), (signal.SIGTERM, moments - 10)):
         print(f"signal {int(number)}: {signalled.stopped(folder, 'finetune', number, at)}")
+    written.prepared(with_onnx=False)
+    gc.collect()
+    gc.freeze()
+    for name in WRITTEN:
+        write_short(folder, name)
+
+
+def write_short(folder: Path, name: str) -> None:
+    """Let a command that writes without a run be killed, and be terminated or find the disk full."""
+    case = written.cases(folder)[name][0]
+    case.folder.mkdir()
+    runs.measured(case)
+    _, ends = runs.kill(case, 1, SEED, Counter())
+    print(f"{name}, kills: 1 {ends}")
+    if name != "plan":
+        print(f"{name}, other: {runs.fill(case, 'limit', 1).splitlines()[0]}")
+        return
+    # When the file is open that will take the output's place.
+    signalled.stopped(folder, name, signal.SIGTERM, case.moments - 12)
+    print(f"{name}, other: {int(signal.SIGTERM)}")
 
 
 if __name__ == "__main__":

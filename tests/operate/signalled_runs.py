@@ -1,8 +1,10 @@
 """Command lines that are interrupted or terminated at any moment, each in a process of its own."""
 
+import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from runpy import run_path
 from typing import Any
 
 import torch
+import written_files
 from faulty_runs import Moments, code_of, emptied
 from safetensors.torch import save_file
 
@@ -31,6 +34,9 @@ TUNED = ["--epochs", "2", "--save-every", "1"]
 LEAST = 32
 """Exemplars."""
 
+STAGE = {"name": "original", "top1": 50.0}
+RECORD = {"surgeon": "0", "method": "sofm", "stages": [STAGE], "epochs": [], "edits": [], "targets": ["0"]}
+
 COMMANDS: dict[str, list[str]] = {
     "apply": ["apply", "in.safetensors", "--method", "channel-regeneration", "--set", "threshold=2", *DIGITS, *TUNED],
     "finetune": ["finetune", "in.safetensors", *DIGITS, *TUNED],
@@ -41,10 +47,25 @@ COMMANDS: dict[str, list[str]] = {
         "--exemplar-steps", "3", "--batch-size", "16", "--workers", "0", *TUNED,
     ],
 }  # fmt: skip
+WRITTEN: dict[str, list[str]] = {
+    "convert --full": ["convert", "in.safetensors", "--full", "--input-size", "1,8,8"],
+    "convert --onnx": ["convert", "in.safetensors", "--onnx", "--input-size", "1,8,8"],
+    "plan": [
+        "apply", "in.safetensors", "--method", "channel-regeneration", "--set", "threshold=2", "--input-size", "1,8,8",
+        "--dry-run", "--save-plan", "plan.safetensors",
+    ],
+    "report": ["report", "record.json", "--figures", "figures"],
+}  # fmt: skip
+"""Command lines that keep no state: they begin anew. All of them have done what `written_files.prepared` does."""
+
+if not written_files.HAS_ONNX:
+    del WRITTEN["convert --onnx"]
+START_SECONDS = 60.0
 
 
 def prepared(folder: Path) -> None:
-    """Write the network and its weights."""
+    """Write the network, its weights, and a record that names neither."""
+    (folder / "record.json").write_text(json.dumps(RECORD))
     (folder / "network.py").write_text(NETWORK)
     torch.manual_seed(0)
     model = run_path(str(folder / "network.py"))["build"]().eval()
@@ -65,11 +86,13 @@ def started(folder: Path, name: str, moments: Moments) -> int:
         for stream, file in ((1, "out"), (2, "err")):
             descriptor = os.open(folder / f"{name}.{file}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(descriptor, stream)
-        for file in ("network.py", "in.safetensors"):
+        for file in ("network.py", "in.safetensors", "record.json"):
             (home / file).write_bytes((folder / file).read_bytes())
         os.chdir(home)
         _watch(moments)
-        sys.argv = ["surgeon", *COMMANDS[name], "--arch", "network.py:build"]
+        if name in WRITTEN:
+            written_files.watch(moments)
+        sys.argv = ["surgeon", *(COMMANDS | WRITTEN)[name], "--arch", "network.py:build"]
         main()
     except SystemExit as stop:
         code = int(stop.code or 0)
@@ -101,16 +124,29 @@ def counted(folder: Path, name: str) -> int:
     return moments.last[0]
 
 
-def stopped(folder: Path, name: str, number: int, at: int) -> str:
+def stopped(folder: Path, name: str, number: int, at: int | None, after: float = 0.0) -> str:
     """Send a signal to a command at a moment, hold what it says against what it should, and let it go on.
 
+    Args:
+        folder: what `prepared` was given.
+        name: of the command.
+        number: of the signal.
+        at: the moment, or None for one by the clock.
+        after: seconds from its first moment on, then.
+
     Returns:
-        The stage that it was in.
+        The stage that it was in; empty where it was done before the clock.
     """
     moments = Moments(at, lambda what: os.kill(os.getpid(), number))
-    code = code_of(started(folder, name, moments))
+    child = started(folder, name, moments)
+    if at is None:
+        _send(child, moments, number, after)
+    code = code_of(child)
     words = (folder / f"{name}.err").read_text()
     where = f"{name}, {signal.Signals(number).name} at {moments.last}: {code}\n{words}"
+    if code == 0 and at is None:
+        _check_left(folder, name, where)
+        return ""
     assert code in ((130,) if number == signal.SIGINT else (130, 143)), where
     assert "Traceback" not in words, where
     last = [line for line in words.splitlines() if line.startswith(("Interrupted.", "Terminated."))]
@@ -119,7 +155,22 @@ def stopped(folder: Path, name: str, number: int, at: int) -> str:
     words = (folder / f"{name}.err").read_text()
     # Everything may have been written already.
     assert code == 0 or (code == 1 and " exists." in words), f"{where}\nand then\n{words}"
-    left = sorted(path.name for path in (folder / name).iterdir())
-    assert not [one for one in left if one.endswith((".tmp", ".state"))], (where, left)
-    emptied(folder / name)
+    _check_left(folder, name, where)
     return moments.last[1].split(":")[0]
+
+
+def _send(child: int, moments: Moments, number: int, after: float) -> None:
+    started_at = time.perf_counter()
+    while not moments.last[0] and time.perf_counter() - started_at < START_SECONDS:
+        time.sleep(0.001)
+    time.sleep(after)
+    os.kill(child, number)
+
+
+def _check_left(folder: Path, name: str, where: str) -> None:
+    """Hold what a command has left against what it may; the folder is empty then."""
+    left = [path.name for path in (folder / name).rglob("*")]
+    assert not [one for one in left if one.endswith((".tmp", ".state"))], (where, left)
+    for file in ("network.py", "in.safetensors", "record.json"):
+        assert (folder / name / file).read_bytes() == (folder / file).read_bytes(), (where, file)
+    emptied(folder / name)

@@ -67,6 +67,21 @@ def test_a_signal_is_one_line_and_the_run_goes_on(printed: dict[str, str]) -> No
     assert {name for name in printed if name.startswith("signal")} == {"signal 2", "signal 15"}
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("convert --full", "result.pt2 cannot be written: File too large."),
+        ("report", "figures/stages.svg cannot be written: File too large."),
+        ("plan", "15"),
+    ],
+)
+def test_commands_that_write_without_a_run_leave_whole_outputs_or_none(
+    printed: dict[str, str], name: str, other: str
+) -> None:
+    assert printed[f"{name}, kills"] == "1 1"
+    assert printed[f"{name}, other"] == other
+
+
 def test_a_checkpoint_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "two.safetensors"
     surgeon.save(path, make_network())
