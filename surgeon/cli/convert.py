@@ -72,6 +72,8 @@ def command(
     render.say(f"Its answers differ from the network's by {done.difference:.1e} of their length (batches of {sizes}).")
     if done.spread <= LITTLE:
         render.say("That proves little: the network answers nearly the same to any random images.")
+    if done.pickled:
+        render.say("This version of torch pickles the weights in it; newer ones write them raw.")
     render.echo(str(done.path))
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -83,8 +84,10 @@ class View:
         self._note_start(one)
         columns = (_text("{task.description:>12}"), BarColumn(), _text("{task.fields[figures]}"))
         live = self._console.is_terminal
-        with Progress(*columns, console=self._console, transient=True, disable=not live) as bar:
-            task = bar.add_task(printable(description), total=total_images, figures="")
+        bar = Progress(*columns, console=self._console, transient=True)
+        task = bar.add_task(printable(description), total=total_images, figures="")
+        # Even one that shows nothing ends with an empty line in some versions.
+        with bar if live else nullcontext():
             shown = one.start
             for batch in batches:
                 yield batch

@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -54,6 +55,7 @@ class Conversion:
             rounding, equal answers prove little.
         tried: sizes of the batches that it was tried with.
         bytes: of the file.
+        pickled: whether its weights are in torch's own format, with pickles; only older versions do so.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class Conversion:
     spread: float
     tried: tuple[int, ...]
     bytes: int
+    pickled: bool
 
 
 Answers = Callable[[Tensor], list[Tensor]]
@@ -133,8 +136,8 @@ def convert(
                 f"than the {TOLERANCE:.0e} of rounding, and {path} is not written.",
                 "Try the other format (--onnx or --full), or another version of torch.",
             )
-        length = Path(file.name).stat().st_size
-    return Conversion(path, kind, batch, tuple(size), difference, spread, tried, length)
+        length, pickled = Path(file.name).stat().st_size, kind == "full" and _holds_pickles(Path(file.name))
+    return Conversion(path, kind, batch, tuple(size), difference, spread, tried, length, pickled)
 
 
 def _program(model: nn.Module, example: Tensor, batch: int | None) -> ExportedProgram:
@@ -176,6 +179,13 @@ def _write_full(program: ExportedProgram, file: BinaryIO) -> None:
     with _quiet():
         torch.export.save(program, whole)
     file.write(whole.getbuffer())
+
+
+def _holds_pickles(path: Path) -> bool:
+    """Tell whether torch has put weights into a program in its own format, as versions such as 2.8 do."""
+    with zipfile.ZipFile(path) as archive:
+        parts = [name for name in archive.namelist() if name.endswith(".pt")]
+        return any(archive.open(name).read(2) == b"PK" for name in parts)
 
 
 def _full_answers(path: Path) -> Answers:

@@ -85,6 +85,7 @@ class Watch:
         self._folder, self._canary, self._patience = folder, canary, patience
         self._worker: subprocess.Popen[bytes] | None = None
         self._count = 0
+        self._kept: set[Path] = set()
         self._cwd, self._temporary = folder / "cwd", folder / "tmp"
         for place in (self._cwd, self._temporary):
             place.mkdir(parents=True)
@@ -110,7 +111,7 @@ class Watch:
         faults = list(_faults(case, answer, size))
         if _listing(place) != before:
             faults.append("the file or its folder was changed")
-        left = [*self._cwd.iterdir(), *self._temporary.iterdir()]
+        left = [*self._cwd.iterdir(), *(set(self._temporary.iterdir()) - self._kept)]
         if left:
             faults.append(f"left behind: {', '.join(one.name for one in left)}")
         if self._canary.exists():
@@ -158,6 +159,8 @@ class Watch:
         line = worker.stdout.readline()
         if not line or json.loads(line) != STARTED:
             raise RuntimeError("The worker did not start.")
+        # What libraries keep there from their import on is none of a file's.
+        self._kept = set(self._temporary.iterdir())
         return worker
 
     @staticmethod
