@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "surgeon"
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "bounded_json": set(),
+    "bounded_file": {"bounded_json"},
     "progress": set(),
     "modes": set(),
     "printable": set(),
@@ -29,11 +30,12 @@ BELOW: dict[str, set[str]] = {
     "tuning": {"errors", "progress", "modes", "sound", "memory", "processes", "structure"},
     # Synthesized images are kept in files that are read and written like checkpoints.
     "data": {"errors", "bounded_json", "checkpoint"},
-    "checkpoint": {"errors", "bounded_json", "structure", "image_shape", "sound"},
+    "checkpoint": {"errors", "bounded_json", "bounded_file", "structure", "image_shape", "sound"},
     "exemplars": {"errors", "progress", "memory", "modes", "tuning", "data", "checkpoint"},
     "operate": {
         "errors",
         "bounded_json",
+        "bounded_file",
         "lost",
         "progress",
         "modes",

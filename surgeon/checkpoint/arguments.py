@@ -4,6 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from surgeon.bounded_file import read_text
 from surgeon.bounded_json import BoundError, parse
 from surgeon.checkpoint.display import shown
 from surgeon.errors import ArchitectureError
@@ -84,10 +85,12 @@ def from_text(text: str, origin: str, sizes: Collection[int]) -> dict[str, Any]:
 def from_config_file(path: Path, sizes: Collection[int]) -> tuple[str, dict[str, Any]] | None:
     """The architecture and its arguments in a config.json of timm's layout; None where it names no architecture."""
     try:
-        with path.open(encoding="utf-8") as file:
-            config = _decoded(file.read(LONGEST_TEXT + 1), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, LONGEST_TEXT)
+    except BoundError as error:
+        raise ArchitectureError(f"The network's description in {path} is not read: {error}.", _REMEDY) from error
+    except (OSError, ValueError) as error:
         raise ArchitectureError(f"{path} cannot be read.", _REMEDY) from error
+    config = _decoded(text, str(path))
     if not isinstance(config, dict):
         raise ArchitectureError(f"{path} is no JSON object.", _REMEDY)
     if "architecture" not in config:

@@ -1,6 +1,7 @@
 """Read .safetensors, after its header has been checked against the file."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from surgeon.bounded_file import decoded, open_regular
 from surgeon.bounded_json import BoundError, parse
 from surgeon.checkpoint.display import shown
 from surgeon.errors import CheckpointError
@@ -20,7 +22,7 @@ LONGEST_HEADER = 100_000_000
 """Bytes: no file of the format has more."""
 
 LONGEST_READ = 2**25
-"""Bytes of a header that are read; as text they may take four times the memory."""
+"""Bytes of a header that are read."""
 
 MOST_TENSORS = 2**15
 MOST_VALUES = 2**19
@@ -98,8 +100,8 @@ def read_header(path: Path, longest: int = LONGEST_READ) -> Header:
 
 def _parsed(path: Path, longest: int) -> tuple[dict[str, Any], int]:
     """The header, and how many bytes of data follow it."""
-    after_length = path.stat().st_size - LENGTH_BYTES
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        after_length = os.fstat(file.fileno()).st_size - LENGTH_BYTES
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if after_length < 0 or length > min(after_length, LONGEST_HEADER):
             raise CheckpointError(f"{path} is truncated or no safetensors file: it ends before its header.", _REMEDY)
@@ -107,9 +109,12 @@ def _parsed(path: Path, longest: int) -> tuple[dict[str, Any], int]:
             raise CheckpointError(
                 f"The header of {path} has {length} bytes, more than the {longest} of its kind.", _REMEDY
             )
-        text = file.read(length)
+        content = file.read(length)
     try:
-        header = parse(text.decode(), most=MOST_VALUES, deepest=DEEPEST, repeats=False)
+        text = decoded(content)
+        # As text it may take twice the memory, and so may what it says.
+        del content
+        header = parse(text, most=MOST_VALUES, deepest=DEEPEST, repeats=False)
     except BoundError as error:
         raise CheckpointError(f"{path} has a header that is not read: {error}.", _REMEDY) from error
     except ValueError as error:

@@ -13,14 +13,11 @@ import torch
 from torch import Tensor
 
 from surgeon.bounded_json import parse
-from surgeon.checkpoint.safetensors_file import LONGEST_HEADER, read_header, read_safetensors
+from surgeon.checkpoint.safetensors_file import read_header, read_safetensors
 from surgeon.checkpoint.write import write_tensors
 from surgeon.errors import CheckpointError
 
 TREE_KEY, DIGEST_KEY, LABEL_KEY = "surgeon_tree", "surgeon_digest", "surgeon_label"
-LONGEST_TEXT = 2**26
-"""Characters of JSON: parsed, they may take twenty times the memory."""
-
 MOST_VALUES = 2**21
 MOST_IN_LABEL = 2**10
 DEEPEST = 30
@@ -57,7 +54,7 @@ def write_tree(path: str | Path, tree: Any, label: Mapping[str, Any] | None = No
 def read_label(path: str | Path) -> dict[str, Any]:
     """Read the label of a file of `write_tree`, which no digest protects; {} where it has none that can be read."""
     try:
-        text = read_header(Path(path), LONGEST_HEADER).metadata.get(LABEL_KEY, "")
+        text = read_header(Path(path)).metadata.get(LABEL_KEY, "")
         label = parse(text, most=MOST_IN_LABEL, deepest=DEEPEST)
     except (OSError, ValueError, CheckpointError):
         return {}
@@ -72,11 +69,12 @@ def read_tree(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        tensors, metadata = read_safetensors(path, LONGEST_HEADER)
+        tensors, metadata = read_safetensors(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
     text = metadata.get(TREE_KEY, "")
-    if len(text) > LONGEST_TEXT or metadata.get(DIGEST_KEY) != digest(tensors, text):
+    # It was written in ASCII, of which no letter takes more than a byte.
+    if not text.isascii() or metadata.get(DIGEST_KEY) != digest(tensors, text):
         raise _damaged(path)
     try:
         return _unpacked(parse(text, most=MOST_VALUES, deepest=4 * DEEPEST, constant=float), tensors, DEEPEST)

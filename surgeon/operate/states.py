@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from surgeon.bounded_file import read_text
 from surgeon.bounded_json import parse
 from surgeon.checkpoint import write_text
 from surgeon.checkpoint.tree_file import read_label, read_tree, write_tree
@@ -206,8 +207,7 @@ class StateFolder:
     def _read(self, name: str, longest: int) -> Any:
         """Return what a file of JSON says, or None where there is none that can be read."""
         try:
-            with (self.path / name).open("rb") as file:
-                return parse(file.read(longest).decode(), most=MOST_VALUES, deepest=DEEPEST)
+            return parse(read_text(self.path / name, longest), most=MOST_VALUES, deepest=DEEPEST)
         except (OSError, ValueError):
             return None
 

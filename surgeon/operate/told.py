@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from surgeon.bounded_json import BoundError, parse
+from surgeon.bounded_file import read_text
+from surgeon.bounded_json import parse
 
 LARGEST_FILE = 2**26
 """Bytes."""
@@ -16,16 +17,10 @@ def read_told(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is none.
-        OSError: it cannot be read.
-        ValueError: it is no regular file, no JSON, or more of it than is taken.
+        OSError: it cannot be read, or is no regular file.
+        ValueError: it is no JSON, or more of it than is taken.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
-    with path.open("rb") as file:
-        content = file.read(LARGEST_FILE + 1)
-    if len(content) > LARGEST_FILE:
-        raise BoundError(f"it is larger than {LARGEST_FILE} bytes")
-    return parse_told(content.decode())
+    return parse_told(read_text(path, LARGEST_FILE))
 
 
 def parse_told(text: str) -> Any:

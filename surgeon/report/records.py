@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surgeon.bounded_file import read_text
 from surgeon.bounded_json import BoundError, parse
 from surgeon.errors import DataError
 from surgeon.report.untrusted import REMEDY, Entry, printable
@@ -137,14 +138,10 @@ def decoded(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"There is no file {path}.", REMEDY)
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
+        text = read_text(path, LARGEST_FILE)
+        value = parse(text, most=MOST_VALUES, deepest=DEEPEST, constant=lambda name: None)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
-    if len(content) > LARGEST_FILE:
-        raise DataError(f"{path} is larger than {LARGEST_FILE} bytes.", REMEDY)
-    try:
-        value = parse(content.decode(), most=MOST_VALUES, deepest=DEEPEST, constant=lambda name: None)
     except BoundError as error:
         raise DataError(f"{path} is not read: {error}.", REMEDY) from error
     except ValueError as error:
