@@ -87,10 +87,14 @@ def _contender(text: str) -> Contender:
         raise OptionError(f"The recipe {text} names no method.", 'Add one: method = "sofm", say.')
     method = str(table.pop("method"))
     find_method(method)
-    given = dict(table.pop("set", {}))
+    given = table.pop("set", {})
+    if not isinstance(given, dict):
+        raise OptionError(
+            f"The recipe {text} has a 'set' that is no table.", "Write, for example, set = {ratio = 0.5}."
+        )
     options = {**given, **{name: table.pop(name) for name in SHORT if name in table}}
     layers = table.pop("layers", ())
-    layers = (layers,) if isinstance(layers, str) else tuple(layers)
+    layers = tuple(map(str, layers)) if isinstance(layers, (list, tuple)) else (str(layers),)
     return Contender(Path(text).stem, method, options, layers, tuple(name.replace("_", "-") for name in table))
 
 

@@ -1,21 +1,35 @@
 """Recipes: files that hold options, those that come with the package, and those in the record of a run."""
 
 import importlib
-import json
+import os
+import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
 
+from surgeon.bounded_file import read_text
+from surgeon.bounded_json import parse
 from surgeon.cli.options import key_values
 from surgeon.errors import OptionError
 
 LARGEST = 2**26
-"""Bytes of a recipe, or of the record that holds one."""
+"""Bytes of a record that holds a recipe."""
+
+LARGEST_TABLE = 2**16
+"""Bytes of a recipe in TOML, of which a person writes hundreds."""
+
+MOST_VALUES, DEEPEST = 2**20, 40
+"""Of the JSON in a record."""
+
+LONGEST = 2**12
+"""Characters of a value, or of a message about one."""
+
+LARGEST_NUMBER = 2**63
 
 NOT_OF_A_RUN = frozenset({
     "output", "overwrite", "dry_run", "save_plan", "as_json", "tensorboard", "recipe", "restart", "save_every",
@@ -66,6 +80,9 @@ def _plain(value: Any) -> Any:
 def read_recipe(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
     """Take a recipe's options as defaults; what stands on the command line wins.
 
+    What only the command line decides is refused when the recipe's value would be taken, before anything is done with
+    it.
+
     Raises:
         OptionError: there is no such recipe, it cannot be read, or it names an option that neither the command has nor
             the one that it is the control of.
@@ -75,19 +92,44 @@ def read_recipe(ctx: click.Context, parameter: click.Parameter, path: Path | Non
     known = {name: option for option in _options(ctx.command) for name in _names(option)}
     elsewhere, passed_over = _known_elsewhere(ctx.command), []
     defaults: dict[str, Any] = {}
-    for key, value in recipe_table(path).items():
+    recipe = recipe_table(path)
+    for key, value in recipe.items():
         name = key.replace("-", "_")
         if name not in known and name in elsewhere:
             passed_over.append(key)
             continue
         if name not in known:
-            raise OptionError(f"The recipe {path} names the unknown option '{key}'.", f"It may name: {_listed(known)}.")
-        defaults[str(known[name].name)] = _as_given(known[name], value)
+            raise OptionError(
+                f"The recipe {path} names the unknown option '{key[:LONGEST]}'.", f"It may name: {_listed(known)}."
+            )
+        given = _as_given(known[name], value)
+        # Asked for where the command line does not say.
+        refusal = None if str(path) in shipped() else _refusal(path, str(known[name].name), given, recipe)
+        defaults[str(known[name].name)] = given if refusal is None else refusal
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     if passed_over:
         other, names = CONTROLS[str(ctx.command.name)], ", ".join(sorted(passed_over))
         ctx.meta[NOTES] = (f"The recipe {path} asks for what only `surgeon {other}` does, which is left out: {names}.",)
     return path
+
+
+def _refusal(path: Path, name: str, value: Any, recipe: Mapping[str, Any]) -> Callable[[], NoReturn] | None:
+    """Return what refuses an option of a recipe, or None where a file may decide on it."""
+    from surgeon.operate.entrusted import entrusted_words, is_entrusted
+
+    if not is_entrusted(name, value):
+        return None
+
+    words = entrusted_words({**{key.replace("-", "_"): one for key, one in recipe.items()}, name: value})
+
+    def refuse() -> NoReturn:
+        raise OptionError(
+            f"The recipe {path} asks for {name.replace('_', '-')} = {str(value)[:LONGEST]}, and only the command line "
+            "decides what code is run, what is fetched and where results are written.",
+            f"If you trust it, write beside --recipe: {shlex.join(words)[:LONGEST]}",
+        )
+
+    return refuse
 
 
 def recipe_notes(ctx: click.Context) -> tuple[str, ...]:
@@ -131,7 +173,8 @@ def _known_elsewhere(command: click.Command) -> set[str]:
 
 
 def _options(command: click.Command) -> Iterable[click.Option]:
-    return (option for option in command.params if isinstance(option, click.Option) and option.name)
+    options = (option for option in command.params if isinstance(option, click.Option))
+    return (option for option in options if option.name and option.expose_value)
 
 
 def _names(option: click.Option) -> list[str]:
@@ -144,36 +187,61 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _as_given(option: click.Option, value: Any) -> Any:
-    """A value as the command line would give it."""
+    """A value of a recipe as the command line would give it: text, of which click knows what it means."""
+    if option.is_flag and isinstance(value, bool):
+        return value
     if isinstance(value, dict):
         value = [f"{setting}={text}" for setting, text in value.items()]
-    if option.multiple and not isinstance(value, list):
-        return [value]
-    if isinstance(value, list) and not option.multiple:
-        return ",".join(map(str, value))
-    return value
+    texts = [str(one) for one in value] if isinstance(value, list) else [str(value)]
+    return texts if option.multiple else ",".join(texts)
 
 
 def recipe_table(path: Path) -> Mapping[str, Any]:
     """Return the options of a TOML file, of a record in JSON, or of a recipe of the package, as they stand there.
 
+    Returns:
+        Text, numbers, truth values, and lists and tables of these, by the options' names.
+
     Raises:
-        OptionError: there is no such recipe, or it cannot be read.
+        OptionError: there is no such recipe, it cannot be read, or a value is none that an option can have.
     """
     text = _text(path)
     try:
         # No TOML begins with a brace, and every record does.
-        values = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+        is_json = text.lstrip().startswith("{")
+        values = parse(text, most=MOST_VALUES, deepest=DEEPEST, constant=float) if is_json else _toml(text)
     except (ValueError, RecursionError) as error:
-        raise _unreadable(path, str(error)) from error
-    if "surgeon" not in values or "recipe" not in values:
-        return values
-    recipe = values["recipe"]
-    if not isinstance(recipe, dict) or not recipe:
-        raise OptionError(
-            f"The record {path} holds no recipe.", "Give the record of a run that the command line started."
-        )
-    return recipe
+        raise _unreadable(path, str(error)[:LONGEST]) from error
+    if "surgeon" in values and "recipe" in values:
+        values = values["recipe"]
+        if not isinstance(values, dict) or not values:
+            raise OptionError(
+                f"The record {path} holds no recipe.", "Give the record of a run that the command line started."
+            )
+    for name, value in values.items():
+        parts = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else [value]
+        if not all(map(_is_plain_value, parts)):
+            raise OptionError(
+                f"The recipe {path} gives the option '{name[:LONGEST]}' a value that no command line can.",
+                "Give text, a number, true, false, or a list of these.",
+            )
+    return values
+
+
+def _toml(text: str) -> dict[str, Any]:
+    if len(text) > LARGEST_TABLE:
+        raise ValueError(f"it is longer than {LARGEST_TABLE} characters")
+    return tomllib.loads(text)
+
+
+def _is_plain_value(value: Any) -> bool:
+    """Whether a value can be said in a word of a command line, which ends at a zero byte."""
+    if isinstance(value, str):
+        try:
+            return len(value) <= LONGEST and b"\0" not in os.fsencode(value)
+        except UnicodeEncodeError:
+            return False
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < LARGEST_NUMBER)
 
 
 def _text(path: Path) -> str:
@@ -183,12 +251,8 @@ def _text(path: Path) -> str:
     if not path.exists():
         raise OptionError(f"There is no recipe {path}.", f"Give the path of a file, or one of: {', '.join(names)}.")
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise _unreadable(path, f"it is larger than {LARGEST} bytes")
-        return content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path, LARGEST)
+    except (OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
 
 

@@ -11,6 +11,7 @@ import yaml
 from surgeon.checkpoint.architecture import names_file
 from surgeon.data.synthetic import NOTES as SYNTHETIC
 from surgeon.methods import METHODS
+from surgeon.operate.entrusted import entrusted_words
 from surgeon.operate.finetune import NAME as FINETUNE
 from surgeon.printable import printable, printable_lines
 from surgeon.report.base_model import base_model, is_timm
@@ -239,7 +240,8 @@ def _again(record: Mapping[str, Any]) -> str:
         return ""
     command = "finetune" if record["method"] == FINETUNE else "apply"
     given = [] if _input(record) is None else [str(_input(record))]
-    line = printable(shlex.join(["surgeon", command, *given, "--recipe", "recipe.json"]))
+    words = ["surgeon", command, *given, "--recipe", "recipe.json", *entrusted_words(record["recipe"])]
+    line = printable(shlex.join(words))
     recipe = json.dumps(record["recipe"], indent=2, default=str)
     return (
         f"{fenced(line, 'sh')}\n\nwith this as recipe.json, or with the run's record in its place; paths in it are"

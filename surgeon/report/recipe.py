@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from surgeon.operate.entrusted import entrusted_words
 from surgeon.report.comparison import ComparisonRecord
 from surgeon.report.records import Run
 
@@ -29,16 +30,16 @@ def command(run: Run) -> str:
     """Return the command line that does what a run did, by its record."""
     # Runs that stand on one page would write to one file.
     output = f"{run.path.stem}-again.safetensors"
-    return _again("finetune" if run.is_control else "apply", run.path, _as_path(output), run.checkpoint)
+    return _again("finetune" if run.is_control else "apply", run.path, _as_path(output), run.checkpoint, run.recipe)
 
 
 def compare_command(comparison: ComparisonRecord) -> str:
     """Return the command line that compares the same again, by the record of a comparison."""
-    return _again("compare", comparison.path, "again", comparison.runs[0].checkpoint)
+    return _again("compare", comparison.path, "again", comparison.runs[0].checkpoint, comparison.recipe)
 
 
-def _again(verb: str, record: Path, output: str, checkpoint: str | None) -> str:
-    words = ["surgeon", verb, "--recipe", _as_path(record.name), "-o", output]
+def _again(verb: str, record: Path, output: str, checkpoint: str | None, recipe: Mapping[str, Any]) -> str:
+    words = ["surgeon", verb, "--recipe", _as_path(record.name), *entrusted_words(recipe), "-o", output]
     return shlex.join(words if checkpoint is None else [*words, _as_path(checkpoint)])
 
 

@@ -88,7 +88,7 @@ def test_a_recipe_holds_any_option_and_the_command_line_wins(
 ) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
-        f'method = "sofm"\nlayers = ["layer3.2.conv1"]\narch = "{ARCH}"\ndata = "digits"\nlimit = 60\nworkers = 0\n'
+        'method = "sofm"\nlayers = ["layer3.2.conv1"]\ndata = "digits"\nlimit = 60\nworkers = 0\n'
         "epochs = 7\nno-recalibrate = true\n[set]\nratio = 0.25\n"
     )
     code = call(
@@ -97,6 +97,8 @@ def test_a_recipe_holds_any_option_and_the_command_line_wins(
         checkpoint,
         "--recipe",
         recipe,
+        "--arch",
+        ARCH,
         "--epochs",
         "0",
         "-o",

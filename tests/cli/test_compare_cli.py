@@ -85,7 +85,7 @@ def test_a_run_is_repeated_by_its_record(
     for command, run in zip(("finetune", "apply"), told["runs"], strict=True):
         record = folder / run["folder"] / "result.json"
         output = checkpoint.with_name(f"{command}.safetensors")
-        assert call(monkeypatch, command, checkpoint, "--recipe", record, "-o", output) == 0
+        assert call(monkeypatch, command, checkpoint, "--recipe", record, "--arch", ARCH, "-o", output) == 0
         again = json.loads(output.with_suffix(".json").read_text())
         assert again["stages"][-1]["top1"] == run["stages"][-1]["top1"]
         assert again["stages"][-1]["drift"] == run["stages"][-1]["drift"]

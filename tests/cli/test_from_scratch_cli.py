@@ -48,7 +48,8 @@ def test_an_architecture_alone_is_trained_and_its_record_replays_it(
     record = json.loads(Path("small-finetuned.json").read_text())
     assert (record["checkpoint"], record["recipe"]["init"], record["seed"]) == ({}, "random", 3)
     assert record["stages"][1]["agreement"] is None
-    assert call(monkeypatch, "finetune", "--recipe", "small-finetuned.json", "-o", "again.safetensors") == 0
+    again = ["--recipe", "small-finetuned.json", "--arch", record["recipe"]["arch"], "-o", "again.safetensors"]
+    assert call(monkeypatch, "finetune", *again) == 0
     assert equal("small-finetuned.safetensors", "again.safetensors")
 
 

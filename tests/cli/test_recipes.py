@@ -1,19 +1,23 @@
 """Recipes: those of the papers, and those that replay a run."""
 
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 import torch
-from command_line import ARCH, call
-from safetensors.torch import load_file
+from command_line import ARCH, call, small_network
+from safetensors.torch import load_file, save_file
 
 from surgeon.cli import apply, finetune
+from surgeon.cli.contenders import contenders
 from surgeon.cli.options import key_values
 from surgeon.cli.recipes import method_settings, recipe_of, shipped
 from surgeon.cli.tuning_options import tuning_config
+from surgeon.errors import OptionError
 from surgeon.methods import METHODS, make_config
 
 QUICK = ["--arch", ARCH, "--limit", "20", "--workers", "0", "--batch-size", "10"]
@@ -39,7 +43,8 @@ def test_a_record_replays_its_run(
     first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
     record = first.with_suffix(".json")
     assert call(monkeypatch, name, checkpoint, *more, *QUICK, *MANY, "--epochs", "2", "--seed", "7", "-o", first) == 0
-    assert call(monkeypatch, name, checkpoint, "--recipe", record, "-o", again) == 0
+    # The code of the architecture is run where the command line names it.
+    assert call(monkeypatch, name, checkpoint, "--recipe", record, "--arch", ARCH, "-o", again) == 0
     one, other = load_file(first), load_file(again)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -91,7 +96,7 @@ def test_fine_tuning_takes_an_operation_s_recipe_without_the_operation(
     operation = ["--method", "reinit", "--ratio", "0.3", "--layers", "layer3", "--lr", "0.02", "--no-recalibrate"]
     assert call(monkeypatch, "apply", checkpoint, *few, *operation, "-o", record.with_suffix(".safetensors")) == 0
     capsys.readouterr()
-    assert call(monkeypatch, "finetune", checkpoint, "--recipe", record, "-o", control) == 0
+    assert call(monkeypatch, "finetune", checkpoint, "--recipe", record, "--arch", ARCH, "-o", control) == 0
     note = f"The recipe {record} asks for what only `surgeon apply` does, which is left out: "
     note += "exemplars, layers, method, no-recalibrate, ratio."
     assert note in capsys.readouterr().err
@@ -186,3 +191,131 @@ def test_the_recipes_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert call(monkeypatch, "methods") == 0
     shown = "".join(capsys.readouterr())
     assert all(name in shown for name in shipped())
+
+
+@pytest.fixture
+def evil(tmp_path: Path) -> tuple[str, Path]:
+    """Return an architecture whose code leaves a file when it runs, and that file."""
+    canary = tmp_path / "canary"
+    (tmp_path / "evil.py").write_text(
+        f"import pathlib, timm\npathlib.Path({str(canary)!r}).touch()\n"
+        "def build(num_classes=10): return timm.create_model('test_resnet', num_classes=num_classes)\n"
+    )
+    return f"{tmp_path / 'evil.py'}:build", canary
+
+
+TEACHER = {"teacher": "other.safetensors", "epochs": 1}
+
+
+@pytest.mark.parametrize("more", ["arch", "teacher-arch", "a table"])
+def test_code_that_a_recipe_names_runs_where_the_command_line_names_it_too(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    evil: tuple[str, Path],
+    more: str,
+) -> None:
+    arch, canary = evil
+    checkpoint = tmp_path / "test_resnet.safetensors"
+    save_file(small_network().state_dict(), checkpoint)
+    option = "teacher-arch" if more == "teacher-arch" else "arch"
+    recipe = {"method": "channel-regeneration", option: arch, **(TEACHER if option != "arch" else {})}
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(recipe if more == "a table" else {"surgeon": "0.1.0", "recipe": recipe}))
+    asked = ["apply", checkpoint, "--recipe", path, "--dry-run"]
+    assert call(monkeypatch, *asked) == 1
+    problem, remedy = capsys.readouterr().err.strip().splitlines()
+    assert f"{path} asks for {option} = {arch}" in problem
+    assert not canary.exists()
+    if option == "arch":
+        # The remedy works.
+        assert call(monkeypatch, *asked, *shlex.split(remedy.partition(": ")[2]), "--data", "random") == 0
+        assert canary.exists()
+    else:
+        assert remedy.endswith(f"--teacher-arch {arch}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("data", "hfds/somebody/images", "--data hfds/somebody/images"),
+        ("data", "WDS/x", "--data WDS/x"),
+        ("data", "torch/cifar10", "--data torch/cifar10"),
+        ("data-root", "pipe:touch canary", "--data-root 'pipe:touch canary'"),
+        ("download", True, "--download"),
+        ("overwrite", True, "--overwrite"),
+        ("output", "-x.safetensors", "--output=-x.safetensors"),
+        ("o", "x.safetensors", "--output x.safetensors"),
+        ("model_card", "README.md", "--model-card README.md"),
+        ("save-plan", "plan.safetensors", "--save-plan plan.safetensors"),
+        ("save-exemplars", "images", "--save-exemplars images"),
+        ("tensorboard", "events", "--tensorboard events"),
+        ("restart", True, "--restart"),
+    ],
+)
+def test_what_is_fetched_written_or_replaced_the_command_line_decides(
+    tmp_path: Path, name: str, value: object, words: str
+) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"method": "sofm", name: value}))
+    given = ["in", "--recipe", str(path)]
+    with pytest.raises(OptionError) as refused:
+        apply.command.make_context("apply", list(given))
+    assert refused.value.remedy.endswith(f": {words}")
+    context = apply.command.make_context("apply", [*given, *shlex.split(words)])
+    assert str(context.params["output" if name == "o" else name.replace("-", "_")]) == str(value)
+
+
+def test_other_files_and_networks_a_recipe_may_name(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    named = {"arch": "resnet18", "teacher-arch": "torchvision:resnet18", "data": "images/torch", "partner": "a.pt"}
+    path.write_text(json.dumps({**named, "download": False}))
+    values = apply.command.make_context("apply", ["in", "--recipe", str(path)]).params
+    assert [str(values[name.replace("-", "_")]) for name in named] == list(named.values())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"set": 5}, {"set": [5]}, {"set": [["a"]]}, {"set": {"a": {"b": 1}}}, {"layers": None}, {"layers": [None]},
+        {"epochs": float("inf")}, {"epochs": float("nan")}, {"epochs": 10**400},
+        {"epochs": 2**63}, {"epochs": [1, 2]}, {"epochs": True}, {"epochs": 2.5}, {"lr": {}}, {"method": None},
+        {"method": [["a"]]}, {"method": "\ud800"}, {"data": "a\0b"}, {"input-size": [[[]]]}, {"no-recalibrate": "x"},
+        {"no-recalibrate": 2}, {"decay-milestones": ["x"]}, {"\x1b[2J": 1}, {"a" * 100_000: 1}, {"recipe": "x"},
+        {"help": True}, {"partner": "x" * 10_000}, {"ratio": [{}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_value_that_no_option_has_is_refused_in_a_sentence(tmp_path: Path, value: dict[str, object]) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"surgeon": "0", "recipe": {"method": "channel-regeneration", **value}}))
+    with pytest.raises((OptionError, click.UsageError)) as refused:
+        options_of("--recipe", str(path))
+    assert len(str(refused.value)) < 10_000
+
+
+@pytest.mark.parametrize("value", [{"set": 5}, {"set": ["a"]}, {"layers": None}, {"layers": [[1]]}, {"method": {}}])
+def test_a_comparison_s_recipe_is_held_to_the_same(tmp_path: Path, value: dict[str, object]) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"method": "sofm", **value}))
+    with pytest.raises(OptionError):
+        contenders(str(path), ())
+
+
+def test_what_costs_more_than_a_recipe_is_refused_before_it_is_parsed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(json, "loads", None)
+    path = tmp_path / "recipe"
+    os.mkfifo(path)
+    assert call(monkeypatch, "apply", "input", "--recipe", path) == 1
+    assert "it is no regular file" in capsys.readouterr().err
+    path.unlink()
+    for text, said in (
+        ('{"surgeon": 1, "recipe": {"a": [' + "[]," * 2**20 + "[]]}}", "values"),
+        ('{"a":' * 10_000, "nested"),
+        ("a = [" + "[]," * 2**15 + "]", "longer than 65536 characters"),
+    ):
+        path.write_text(text)
+        assert call(monkeypatch, "apply", "input", "--recipe", path) == 1
+        assert said in capsys.readouterr().err

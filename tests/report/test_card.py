@@ -171,6 +171,8 @@ def test_a_method_is_told_with_its_paper_its_edits_and_the_need_of_a_control() -
     assert "| start anew | 1 | 5 |\n| divided | 1 | 4 |" in text
     assert "- reason 19\n- … and 5 more, in the record\n" in text
     assert "surgeon apply resnet18.a1_in1k.safetensors --recipe recipe.json" in text
+    text = card(with_(recipe={"arch": "a.py:f", "data": "hfds/x", "download": False}))
+    assert "\nsurgeon finetune resnet18.a1_in1k.safetensors --recipe recipe.json --arch a.py:f --data hfds/x\n" in text
 
 
 def test_folders_of_files_stay_private_and_no_license_is_invented() -> None:

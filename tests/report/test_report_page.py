@@ -268,6 +268,17 @@ def test_a_command_quotes_what_a_shell_would_run(tmp_path: Path) -> None:
     assert command(control) == "surgeon finetune --recipe c.json -o c-again.safetensors"
 
 
+def test_a_command_names_what_no_recipe_may_decide(tmp_path: Path) -> None:
+    recipe = {"arch": "a b.py:f", "teacher-arch": "resnet18", "data": "torch/cifar10", "download": True, "lr": 0.1}
+    run = read_run(written(tmp_path, "a.json", record(checkpoint={}, recipe=recipe)))
+    words = "--arch 'a b.py:f' --data torch/cifar10 --download"
+    assert command(run) == f"surgeon apply --recipe a.json {words} -o a-again.safetensors"
+    harmless = read_run(
+        written(tmp_path, "b.json", record(checkpoint={}, recipe={"arch": "resnet18", "data": "digits"}))
+    )
+    assert command(harmless) == "surgeon apply --recipe b.json -o b-again.safetensors"
+
+
 def test_names_for_charts_are_cut_in_the_middle() -> None:
     assert brief("abcdefgh", 8) == "abcdefgh"
     assert brief("abcdefghi", 8) == "abcd…ghi"
