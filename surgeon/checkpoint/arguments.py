@@ -21,9 +21,12 @@ REFUSED = frozenset({
 })  # fmt: skip
 
 LONGEST_TEXT = 2**20
+LONGEST_WORD = 2**16
 MOST_VALUES, DEEPEST = 20_000, 12
-LARGEST = 2**16
+LARGEST, MOST_CLASSES = 2**14, 2**16
 """Numbers beyond it have to be the size of an axis in the file: classes may be many, and nothing else is."""
+
+CLASSES = "num_classes"
 
 _REMEDY = "Pass --arch to say which network it is."
 
@@ -46,7 +49,8 @@ def checked(arguments: Any, origin: str, sizes: Collection[int]) -> dict[str, An
         if not name.isidentifier() or name in REFUSED:
             raise ArchitectureError(f"The network's argument {shown(name)} in {origin} is not allowed.", _REMEDY)
     for name, value in arguments.items():
-        if not _is_plausible(value, sizes):
+        largest = MOST_CLASSES if name == CLASSES and type(value) is int else LARGEST
+        if not _is_plausible(value, sizes, largest):
             raise ArchitectureError(
                 f"The network's argument {shown(name)} in {origin} is {shown(repr(value))}, and no "
                 "tensor of the file is of such a size.",
@@ -61,14 +65,14 @@ def checked(arguments: Any, origin: str, sizes: Collection[int]) -> dict[str, An
     return arguments
 
 
-def _is_plausible(value: Any, sizes: Collection[int]) -> bool:
+def _is_plausible(value: Any, sizes: Collection[int], largest: int) -> bool:
     if isinstance(value, dict):
-        return all(_is_plausible(one, sizes) for one in value.values())
+        return all(_is_plausible(one, sizes, largest) for one in value.values())
     if isinstance(value, list):
-        return all(_is_plausible(one, sizes) for one in value)
+        return all(_is_plausible(one, sizes, largest) for one in value)
     if isinstance(value, (int, float)):
-        return abs(value) <= LARGEST or value in sizes
-    return not isinstance(value, str) or len(value) <= LARGEST
+        return abs(value) <= largest or (type(value) is int and value in sizes)
+    return not isinstance(value, str) or len(value) <= LONGEST_WORD
 
 
 def _is_preprocessing(value: Any, kind: type) -> bool:
@@ -100,8 +104,8 @@ def from_config_file(path: Path, sizes: Collection[int]) -> tuple[str, dict[str,
 
 def _arguments(config: dict[str, Any], path: Path, sizes: Collection[int]) -> dict[str, Any]:
     arguments = dict(checked(config.get("model_args") or {}, str(path), sizes))
-    if config.get("num_classes") is not None:
-        arguments["num_classes"] = config["num_classes"]
+    if config.get(CLASSES) is not None:
+        arguments[CLASSES] = config[CLASSES]
     # Older files keep the preprocessing at the top instead of under pretrained_cfg.
     preprocessing = config.get("pretrained_cfg", config)
     if isinstance(preprocessing, dict):

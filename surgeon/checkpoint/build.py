@@ -21,14 +21,8 @@ from surgeon.checkpoint.read import Checkpoint
 from surgeon.checkpoint.structure_check import check_attention, check_layers, check_passage
 from surgeon.checkpoint.structure_header import MARKER, RESIZED_REMEDY, STRUCTURE_KEY, from_text
 from surgeon.checkpoint.structure_names import placed
-from surgeon.errors import ArchitectureError, CheckpointError
+from surgeon.errors import ArchitectureError, CheckpointError, SurgeonError
 from surgeon.structure import Structure, rebuild
-
-# What builders raise on arguments that they cannot use.
-_FAILURES = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError, OSError, RuntimeError,
-    TypeError, ValueError,
-)  # fmt: skip
 
 
 def build(architecture: Architecture, checkpoint: Checkpoint | None = None) -> nn.Module:
@@ -192,7 +186,10 @@ def _construct(
         # What the user's own code builds is the user's to bound.
         with contextlib.nullcontext() if architecture.source == "file" else bounds:
             model = _call_builder(architecture, checkpoint is None if initialize is None else initialize)
-    except _FAILURES as error:
+    except SurgeonError:
+        raise
+    except Exception as error:
+        # Whatever builders raise on arguments that they cannot use.
         raise _unbuildable(architecture, error) from error
     if not isinstance(model, nn.Module):
         raise ArchitectureError(
@@ -204,7 +201,8 @@ def _construct(
 
 def _unbuildable(architecture: Architecture, error: Exception) -> ArchitectureError:
     given = f" with {shown(architecture.arguments)}" if architecture.arguments else ""
-    reason = shown(error) if isinstance(error, ExcessError) else f"{type(error).__name__}, {shown(error)}"
+    kind = [] if isinstance(error, ExcessError) else [type(error).__name__]
+    reason = ", ".join(kind + ([shown(error)] if str(error) else []))
     return ArchitectureError(
         f"{architecture} cannot be built{given}: {reason}.",
         "Pass another --arch, or correct the arguments in the header or config.json.",

@@ -3,12 +3,17 @@
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
+from torch.overrides import TorchFunctionMode
 
 MOST_PARTS = 25_000
 """Modules, parameters and buffers of a network: no architecture of timm has a quarter of them."""
+
+MOST_CALLS = 200_000
+"""Calls of torch while a network is built: no architecture of timm or torchvision takes a tenth of them."""
 
 SPARE_BYTES = 2**27
 """Memory that a network may take besides that for its weights."""
@@ -23,13 +28,14 @@ class ExcessError(RuntimeError):
 
 @contextmanager
 def bounded(most_bytes: int | None) -> Iterator[None]:
-    """Stop a builder that makes too much, as soon as it does.
+    """Stop a builder that makes or computes too much, as soon as it does.
 
     Args:
-        most_bytes: memory of all parameters and buffers together; those without memory do not count. None for any.
+        most_bytes: memory of all parameters and buffers together, and of what any computation gives; what has no memory
+            does not count. None for any.
 
     Raises:
-        ExcessError: there are more than 25,000 parts, or they take more memory.
+        ExcessError: there are more than 25,000 parts or 200,000 calls of torch, or they take more memory.
     """
     builder, parts, taken = threading.get_ident(), 0, 0
 
@@ -52,10 +58,30 @@ def bounded(most_bytes: int | None) -> Iterator[None]:
         registration.register_module_buffer_registration_hook(count),
     ]
     try:
-        yield
+        with _Calls(most_bytes):
+            yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Calls(TorchFunctionMode):
+    """Counts what a builder computes, whatever becomes of it; of this thread alone."""
+
+    def __init__(self, most_bytes: int | None) -> None:
+        super().__init__()
+        self.most_bytes, self.calls = most_bytes, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        if self.calls > MOST_CALLS:
+            raise ExcessError(f"it takes more than {MOST_CALLS} calls of torch to build")
+        result = func(*args, **(kwargs or {}))
+        if self.most_bytes is None or not isinstance(result, Tensor) or result.is_meta:
+            return result
+        if result.nbytes > self.most_bytes:
+            raise ExcessError(f"it computes {result.nbytes} bytes, for which the file has no weights")
+        return result
 
 
 def most_bytes(tensors: Mapping[str, Tensor]) -> int:

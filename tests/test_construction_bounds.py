@@ -1,0 +1,70 @@
+"""What a builder may make and compute on a checkpoint's word."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import surgeon
+from surgeon.checkpoint import construction
+from surgeon.checkpoint.arguments import checked
+from surgeon.checkpoint.construction import ExcessError, bounded
+from surgeon.errors import ArchitectureError
+
+FEW = 2**20
+
+
+def described(tmp_path: Path, name: str, arguments: dict[str, Any]) -> Path:
+    """Return a file of one small tensor whose header asks for a network."""
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.zeros(2)}, path, {"architecture": name, "architecture_args": json.dumps(arguments)})
+    return path
+
+
+def test_whatever_a_builder_raises_is_told_in_a_sentence(tmp_path: Path) -> None:
+    path = described(tmp_path, "csatv2", {"depths": [3000, 1, 1, 1]})
+    with pytest.raises(ArchitectureError, match=r"csatv2 cannot be built with .*: StopIteration\. Pass another"):
+        surgeon.load(path)
+
+
+def test_a_builder_that_computes_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(construction, "MOST_CALLS", 20_000)
+    path = described(tmp_path, "convit_tiny", {"num_heads": 4096})
+    with pytest.raises(ArchitectureError, match="more than 20000 calls of torch"):
+        surgeon.load(path)
+
+
+def test_what_is_computed_counts_before_anything_keeps_it() -> None:
+    with bounded(4 * FEW):
+        torch.zeros(FEW)
+        torch.zeros(100 * FEW, device="meta").repeat(2)
+        with pytest.raises(ExcessError, match=f"it computes {8 * FEW} bytes"):
+            torch.zeros(FEW).repeat(2)
+    assert torch.zeros(FEW).repeat(2).nbytes == 8 * FEW
+    with bounded(None):
+        assert torch.zeros(FEW).repeat(2).nbytes == 8 * FEW
+
+
+@pytest.mark.parametrize(
+    ("arguments", "taken"),
+    [
+        ({"num_heads": 2**14}, True),
+        ({"num_heads": 2**14 + 1}, False),
+        ({"width_factor": 65536.0}, False),
+        ({"embed_dim": 65536}, True),
+        ({"num_classes": 60_000}, True),
+        ({"num_classes": 60_000.0}, False),
+        ({"num_classes": 2**16 + 1}, False),
+        ({"stage": {"num_classes": 60_000}}, False),
+        ({"rope_temperature": 10_000.0}, True),
+    ],
+)
+def test_numbers_are_no_larger_than_a_network_s(arguments: dict[str, Any], taken: bool) -> None:
+    if taken:
+        assert checked(arguments, "here", {65536}) == arguments
+        return
+    with pytest.raises(ArchitectureError, match="no tensor of the file is of such a size"):
+        checked(arguments, "here", {65536})
