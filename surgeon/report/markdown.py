@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-SPECIAL = re.compile(r"[\\`*_{}\[\]#!|~$]")
+# GitHub makes links of bare addresses, too.
+SPECIAL = re.compile(r"[\\`*_{}\[\]#!|~$]|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE)
 LEADING = re.compile(r"^([-+=](?![\w.])|\d+(?=[.)](?:\s|$)))")
 FEWEST_TICKS = 3
 

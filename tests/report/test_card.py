@@ -299,6 +299,20 @@ def test_plain_text_reads_as_it_is(text: str) -> None:
         assert read == text.strip()
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see https://x.y", r"see https:\//x.y"),
+        ("FTP://x", r"FTP:\//x"),
+        ("WWW.x.y", r"WWW\.x.y"),
+        ("a//b.c", "a//b.c"),
+    ],
+)
+def test_a_bare_address_becomes_no_link(text: str, shown: str) -> None:
+    assert plain(text) == shown
+    assert re.search(r"(https?|ftp)://|www[.]", plain(text), re.IGNORECASE) is None
+
+
 def test_tables_and_fences() -> None:
     assert (
         table(("a", "b"), [("x|y", 1)], 1)
