@@ -5,7 +5,7 @@ file may cost in all, so that no call of a few bytes on something large is repea
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -61,6 +61,8 @@ class Value:
         parts: of a tuple or list.
         name: of a global, or a short text.
         tensors: whether a mapping has tensors as values.
+        number: of a whole number.
+        names: of a mapping the keys that are short texts, and "" for all others.
     """
 
     kind: Kind
@@ -69,6 +71,28 @@ class Value:
     parts: Sequence["Value"] = ()
     name: str = ""
     tensors: bool = False
+    number: int | None = None
+    names: set[str] | frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What a pickle says of numbers that are beside it in the file.
+
+    Attributes:
+        key: where they are.
+        kind: of which type, as in `ITEM_BYTES`.
+        size: how many.
+    """
+
+    key: str
+    kind: str
+    size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Of all numbers."""
+        return self.size * ITEM_BYTES[self.kind]
 
 
 FLAT = Value(Kind.FLAT, hashed=True)
@@ -175,6 +199,14 @@ def build(target: Value, state: Value, budget: Budget) -> None:
 Rule = Callable[[Sequence[Value], Budget], Value | None]
 
 ORDERED = "collections.OrderedDict"
+STORAGES = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
+ITEM_BYTES = {
+    "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "ComplexDouble": 16, "ComplexFloat": 8,
+    "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1, "Untyped": 1,
+    "QUInt8": 1, "QInt8": 1, "QInt32": 4,
+}  # fmt: skip
+"""Of each number of a storage."""
+
 TENSORS = re.compile(r"torch\._utils\._rebuild_\w+|torch\.(\w+\.)*(\w*Tensor|\w*Storage|Parameter)")
 
 
@@ -189,12 +221,14 @@ def _are_numbers(value: Value) -> bool:
 
 
 def _is_optional_mapping(value: Value) -> bool:
-    return value is FLAT or (value.kind is Kind.MAPPING and not value.tensors)
+    return value.kind is Kind.FLAT or (value.kind is Kind.MAPPING and not value.tensors)
 
 
 def _is_attributes(value: Value) -> bool:
+    """Whether a tensor may be given them: one mapping, or two."""
     both = value.kind is Kind.TUPLE and len(value.parts) == 2
-    return all(map(_is_optional_mapping, value.parts)) if both else _is_optional_mapping(value)
+    parts = value.parts if both else [value]
+    return all(_is_optional_mapping(part) for part in parts)
 
 
 def _is_tensor(value: Value) -> bool:
@@ -271,7 +305,10 @@ def _set(arguments: Sequence[Value], budget: Budget) -> Value | None:
 
 def _counter(arguments: Sequence[Value], budget: Budget) -> Value | None:
     size = _keys(arguments, budget)
-    return None if size is None else Value(Kind.MAPPING, size, name="collections.Counter")
+    if size is None:
+        return None
+    names = {name for given in arguments for name in given.names | names_of(given.parts)}
+    return Value(Kind.MAPPING, size, name="collections.Counter", names=names)
 
 
 def _ordered(arguments: Sequence[Value], budget: Budget) -> Value | None:
@@ -283,20 +320,29 @@ def _ordered(arguments: Sequence[Value], budget: Budget) -> Value | None:
         entries = arguments[0].parts
     if any(entry.kind not in (Kind.LIST, Kind.TUPLE) or len(entry.parts) != 2 for entry in entries):
         return None
-    size = budget.hash([entry.parts[0] for entry in entries])
+    keys = [entry.parts[0] for entry in entries]
+    size = budget.hash(keys)
     tensors = any(holds_tensors(entry.parts[1]) for entry in entries)
-    return Value(Kind.MAPPING, size, name=ORDERED, tensors=tensors)
+    return Value(Kind.MAPPING, size, name=ORDERED, tensors=tensors, names=names_of(keys))
 
 
-def is_storage_name(value: Value) -> bool:
-    """Whether it is what torch.save writes in place of a storage."""
+def names_of(keys: Iterable[Value]) -> set[str]:
+    """Return what a mapping with these keys has as `names`."""
+    return {key.name if key.kind is Kind.TEXT else "" for key in keys}
+
+
+def storage_of(value: Value) -> Storage | None:
+    """Return the storage in whose place torch.save writes this, or None where it writes no such thing."""
     if value.kind is not Kind.TUPLE or len(value.parts) not in STORAGE_PARTS:
-        return False
-    *parts, part_of = value.parts
-    inner = part_of.parts if part_of.kind is Kind.TUPLE else [part_of]
-    return len(inner) <= VIEW_PARTS and all(
-        _is_number(one) or _is_name(one) or _is_global(one) for one in [*parts, *inner]
-    )
+        return None
+    _, type_, key, location, numbers, *part_of = value.parts
+    inner = part_of[0].parts if part_of and part_of[0].kind is Kind.TUPLE else part_of
+    if len(inner) > VIEW_PARTS or not all(_is_number(one) or _is_name(one) for one in inner):
+        return None
+    known = STORAGES.fullmatch(type_.name) if _is_global(type_) else None
+    if known is None or known[1] not in ITEM_BYTES or numbers.number is None:
+        return None
+    return Storage(key.name, known[1], numbers.number) if _is_name(key) and _is_name(location) else None
 
 
 def holds_tensors(value: Value) -> bool:

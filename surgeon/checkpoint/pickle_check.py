@@ -5,7 +5,8 @@ tuple as a key ends the process, numbers of one hash take hours, and a few bytes
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from mmap import mmap
 
 from surgeon.checkpoint import pickle_calls
@@ -17,6 +18,7 @@ from surgeon.checkpoint.pickle_calls import (
     DamagedPickleError,
     Kind,
     PickleError,
+    Storage,
     Value,
 )
 
@@ -26,9 +28,13 @@ LONG_BYTES, LONGEST_NUMBER, MOST_LONG = 8, 64, 1000
 
 MARK, STOP, GLOBAL, LONG1, TEXT, SHORT_BYTES = ord("("), ord("."), ord("c"), 0x8A, ord("X"), ord("U")
 FLATS = {
-    ord("N"): 0, 0x88: 0, 0x89: 0, ord("K"): 1, ord("M"): 2, ord("J"): 4, ord("G"): 8,
+    ord("N"): 0, 0x88: 0, 0x89: 0, ord("G"): 8,
 }  # fmt: skip
 """Bytes behind a step that pushes a value without parts."""
+
+NUMBERS = {ord("K"): struct.Struct("<B"), ord("M"): struct.Struct("<H"), ord("J"): struct.Struct("<i")}
+SMALL = tuple(Value(Kind.FLAT, hashed=True, number=number) for number in range(2**8))
+"""The most frequent numbers, which are not made anew each time."""
 
 GETS = {ord("h"): struct.Struct("<B"), ord("j"): struct.Struct("<I")}
 PUTS = {ord("q"): struct.Struct("<B"), ord("r"): struct.Struct("<I")}
@@ -39,7 +45,22 @@ REDUCE, NEWOBJ, BUILD, PERSISTENT, PROTOCOL = ord("R"), 0x81, ord("b"), ord("Q")
 LONGEST_LINE = 1000
 
 
-def check_pickle(content: bytes | mmap | memoryview, start: int = 0, budget: Budget | None = None) -> int:
+@dataclass(frozen=True)
+class Seen:
+    """What a look through a pickle has shown.
+
+    Attributes:
+        end: where it ends.
+        value: what is known of what it holds.
+        storages: those that it asks for, by key.
+    """
+
+    end: int
+    value: Value
+    storages: Mapping[str, Storage]
+
+
+def check_pickle(content: bytes | mmap | memoryview, start: int = 0, budget: Budget | None = None) -> Seen:
     """Look through a pickle.
 
     Args:
@@ -47,16 +68,13 @@ def check_pickle(content: bytes | mmap | memoryview, start: int = 0, budget: Bud
         start: where it begins.
         budget: what it may cost, together with others of its file; without it, what one of the size of `content` may.
 
-    Returns:
-        Where it ends.
-
     Raises:
         PickleError: it is damaged, has steps that PyTorch's restricted unpickler does not know, takes more of them than
             its size warrants, or does something that no state dict needs.
     """
     try:
-        return _Look(content, start, budget or Budget(len(content))).end()
-    except (IndexError, KeyError, struct.error) as error:
+        return _Look(content, start, budget or Budget(len(content))).seen()
+    except (IndexError, KeyError, UnicodeDecodeError, struct.error) as error:
         raise DamagedPickleError("it is truncated or damaged") from error
 
 
@@ -68,11 +86,12 @@ class _Look:
         self._stack: list[Value] = []
         self._below: list[list[Value]] = []
         self._memo: dict[int, Value] = {}
+        self._storages: dict[str, Storage] = {}
         self._long = 0
         self._steps: dict[int, Callable[[], None]] = {
             MARK: self._mark, GLOBAL: self._global, LONG1: self._number, TEXT: self._text, SHORT_BYTES: self._bytes,
             EMPTY_LIST: lambda: self._stack.append(Value(Kind.LIST, 0)),
-            EMPTY_MAPPING: lambda: self._stack.append(Value(Kind.MAPPING, 0)),
+            EMPTY_MAPPING: lambda: self._stack.append(Value(Kind.MAPPING, 0, names=set())),
             EMPTY_SET: lambda: self._stack.append(OTHER),
             TUPLE: self._tuple,
             APPEND: lambda: self._extend([self._stack.pop()]), APPENDS: lambda: self._extend(self._to_mark()),
@@ -81,7 +100,7 @@ class _Look:
             PROTOCOL: self._skip_one,
         }  # fmt: skip
 
-    def end(self) -> int:
+    def seen(self) -> Seen:
         while True:
             self._budget.spend(1)
             step = self._content[self._place]
@@ -89,6 +108,8 @@ class _Look:
             if step in FLATS:
                 self._place += FLATS[step]
                 self._stack.append(FLAT)
+            elif step in NUMBERS:
+                self._stack.append(_flat(self._read(NUMBERS[step])))
             elif step in PUTS:
                 self._memo[self._read(PUTS[step])] = self._stack[-1]
             elif step in GETS:
@@ -99,8 +120,7 @@ class _Look:
             elif step == STOP:
                 if self._place > len(self._content):
                     raise DamagedPickleError("it is truncated or damaged")
-                self._stack.pop()
-                return self._place
+                return Seen(self._place, self._stack.pop(), self._storages)
             elif step in self._steps:
                 self._steps[step]()
             else:
@@ -142,7 +162,8 @@ class _Look:
         self._long += size > LONG_BYTES
         if size > LONGEST_NUMBER or self._long > MOST_LONG:
             raise PickleError("it has numbers that are too long")
-        self._stack.append(FLAT if size <= LONG_BYTES else OTHER)
+        digits = bytes(self._content[self._place - size : self._place])
+        self._stack.append(_flat(int.from_bytes(digits, "little", signed=True)) if size <= LONG_BYTES else OTHER)
 
     def _text(self) -> None:
         self._words(self._read(GETS[ord("j")]))
@@ -155,7 +176,8 @@ class _Look:
     def _words(self, size: int) -> None:
         name = bytes(self._content[self._place : self._place + size]) if size <= LONGEST_NAME else b""
         self._place += size
-        self._stack.append(Value(Kind.TEXT, size, hashed=True, name=name.decode(errors="replace")))
+        # As the unpickler does it: two texts that differ are not to look the same.
+        self._stack.append(Value(Kind.TEXT, size, hashed=True, name=name.decode(errors="surrogatepass")))
 
     def _skip_one(self) -> None:
         self._place += 1
@@ -180,6 +202,7 @@ class _Look:
         if target.kind is not Kind.MAPPING:
             raise DamagedPickleError("it sets entries of what is no mapping")
         target.size += self._budget.hash(items[::2])
+        target.names |= pickle_calls.names_of(items[::2])
         target.tensors = target.tensors or any(map(pickle_calls.holds_tensors, items[1::2]))
 
     def _call(self) -> None:
@@ -191,7 +214,16 @@ class _Look:
         pickle_calls.build(self._stack[-1], state, self._budget)
 
     def _storage(self) -> None:
-        named = self._stack.pop()
-        if not pickle_calls.is_storage_name(named):
+        storage = pickle_calls.storage_of(self._stack.pop())
+        if storage is None:
             raise PickleError("it asks for something from outside that is no storage")
+        known = self._storages.setdefault(storage.key, storage)
+        # Of what is empty, the type is nothing to anybody.
+        if known != storage and (known.nbytes or storage.nbytes):
+            raise PickleError("it has two storages under one key")
         self._stack.append(Value(Kind.STORAGE))
+
+
+def _flat(number: int) -> Value:
+    small = 0 <= number < len(SMALL)
+    return SMALL[number] if small else Value(Kind.FLAT, hashed=True, number=number)

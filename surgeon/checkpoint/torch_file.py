@@ -16,14 +16,15 @@ from surgeon.checkpoint.display import listed
 from surgeon.checkpoint.pickle_calls import Budget, DamagedPickleError, ForeignObjectError, PickleError
 from surgeon.checkpoint.pickle_check import check_pickle
 from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
+from surgeon.checkpoint.storage_check import StorageError, check_blocks, check_records
 from surgeon.checkpoint.zip_directory import ArchiveError, records
 from surgeon.errors import CheckpointError
 
 ZIP_MAGIC = b"PK\x03\x04"
 TORCHSCRIPT = b"/constants.pkl"
 PICKLES = b".pkl"
-PICKLES_BEFORE_STORAGES = 5
-"""In a file of PyTorch before 1.6: a mark, a version, the system, the object, and the names of its storages."""
+PICKLES_BEFORE_KEYS = 4
+"""In a file of PyTorch before 1.6: a mark, a version, the system and the object; then the keys of its storages."""
 
 _REMEDY = "Fetch the file again, or save its state dict with torch.save."
 _ALONE = (
@@ -73,10 +74,8 @@ def _look_through(path: Path, zipped: bool) -> None:
             if zipped:
                 _check_archive(path, content)
             else:
-                place, budget = 0, Budget(len(content))
-                for _ in range(PICKLES_BEFORE_STORAGES):
-                    place = check_pickle(content, place, budget)
-        except ArchiveError as error:
+                _check_old(content)
+        except (ArchiveError, StorageError) as error:
             raise CheckpointError(f"{path} {error}.", _REMEDY) from error
         except ForeignObjectError as error:
             raise _refusal(path, f"GLOBAL {error}") from error
@@ -85,18 +84,28 @@ def _look_through(path: Path, zipped: bool) -> None:
             raise CheckpointError(f"{path} holds a pickle that is not loaded: {error}.", remedy) from error
 
 
+def _check_old(content: mmap.mmap) -> None:
+    place, budget = 0, Budget(len(content))
+    for _ in range(PICKLES_BEFORE_KEYS):
+        seen = check_pickle(content, place, budget)
+        place = seen.end
+    keys = check_pickle(content, place, budget)
+    check_blocks(content, keys.end, keys.value, seen.storages)
+
+
 def _check_archive(path: Path, content: mmap.mmap) -> None:
     held = records(content)
     if any(record.name.endswith(TORCHSCRIPT) for record in held):
         raise _refusal(path, "TorchScript")
     if not all(record.plain for record in held):
         raise ArchiveError("has records that are compressed or encrypted, as those of PyTorch never are")
-    budget = Budget(len(content))
+    budget, by_name = Budget(len(content)), {record.name.lower(): record for record in held}
     for record in held:
         if record.name.lower().endswith(PICKLES):
             # Without a copy, and released at once: a file cannot be unmapped while something looks at it.
             with memoryview(content) as whole, whole[record.start : record.start + record.size] as part:
-                check_pickle(part, budget=budget)
+                seen = check_pickle(part, budget=budget)
+            check_records(record.name, seen.storages, by_name)
 
 
 def _is_tar(path: Path) -> bool:

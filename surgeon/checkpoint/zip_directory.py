@@ -13,7 +13,10 @@ LOCATOR_64 = struct.Struct("<4sLQL")
 ENTRY = struct.Struct("<4s6H3L5H2L")
 LOCAL = struct.Struct("<4s5H3L2H")
 MAGIC_END, MAGIC_END_64, MAGIC_LOCATOR_64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
-MAGIC_ENTRY, MAGIC_LOCAL = b"PK\x01\x02", b"PK\x03\x04"
+MAGIC_ENTRY, MAGIC_LOCAL, MAGIC_DESCRIPTOR = b"PK\x01\x02", b"PK\x03\x04", b"PK\x07\x08"
+DESCRIPTORS = (16, 24)
+"""Bytes of what may follow a record: its sizes once more, of 32 or 64 bits."""
+
 STORED = 0
 LARGE = 2**32 - 1
 """In the place of a number that stands among the extras, in 64 bits."""
@@ -32,12 +35,14 @@ class Record:
 
     Attributes:
         name: with its folders.
-        start: where its bytes begin in the file.
+        header: where it begins in the file.
+        start: where its bytes begin there.
         size: how many they are there.
         plain: it is neither compressed nor encrypted.
     """
 
     name: bytes
+    header: int
     start: int
     size: int
     plain: bool
@@ -50,8 +55,8 @@ def records(content: mmap) -> list[Record]:
         content: the whole file.
 
     Raises:
-        ArchiveError: the directory is damaged, ambiguous, too long, or says that a record is beyond the file, or a part
-            of another one.
+        ArchiveError: the directory is damaged, ambiguous, too long, or says that a record is beyond the file or a part
+            of another one, or leaves out bytes between them.
     """
     try:
         return _records(content)
@@ -73,11 +78,19 @@ def _records(content: mmap) -> list[Record]:
     if place != end:
         raise ArchiveError("has a directory that is not what it is said to be")
     last = 0
-    for record in sorted(found.values(), key=lambda one: one.start):
-        if record.start < last:
-            raise ArchiveError("has records that overlap")
+    for record in sorted(found.values(), key=lambda one: one.header):
+        _check_gap(content, last, record.header)
         last = record.start + record.size
+    _check_gap(content, last, start)
     return list(found.values())
+
+
+def _check_gap(content: mmap, end: int, begin: int) -> None:
+    """Check that between a record and what comes next is nothing else: where its bytes begin is said only once."""
+    if begin < end:
+        raise ArchiveError("has records that overlap")
+    if begin > end and not (begin - end in DESCRIPTORS and content[end : end + 4] == MAGIC_DESCRIPTOR):
+        raise ArchiveError("has bytes between its records")
 
 
 def _directory(content: mmap) -> tuple[int, int, int]:
@@ -90,9 +103,9 @@ def _directory(content: mmap) -> tuple[int, int, int]:
     if place >= LOCATOR_64.size:
         magic, _, end, _ = LOCATOR_64.unpack_from(content, place - LOCATOR_64.size)
         if magic == MAGIC_LOCATOR_64:
-            place = end
-            magic, _, _, _, disk, first, here, count, size, start = END_64.unpack_from(content, end)
-            if magic != MAGIC_END_64:
+            place -= LOCATOR_64.size + END_64.size
+            magic, _, _, _, disk, first, here, count, size, start = END_64.unpack_from(content, max(place, 0))
+            if magic != MAGIC_END_64 or end != place:
                 raise ArchiveError("is truncated or damaged")
     if disk or first or here != count or start + size != place:
         raise ArchiveError("has a directory that is not where it is said to be")
@@ -120,7 +133,7 @@ def _entry(content: mmap, place: int, directory: int) -> tuple[Record, int]:
     begin = start + LOCAL.size + local[9] + local[10]
     if begin + packed > directory:
         raise ArchiveError("has a record beyond its end")
-    return Record(name, begin, packed, method == STORED and not flags & 1 and packed == size), end
+    return Record(name, start, begin, packed, method == STORED and not flags & 1 and packed == size), end
 
 
 def _large(extra: bytes, numbers: list[int]) -> list[int]:
