@@ -4,10 +4,13 @@ Each call is looked at with the kinds of its arguments in place of the arguments
 file may cost in all, so that no call of a few bytes on something large is repeated at will.
 """
 
+import argparse
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+
+import torch
 
 STEPS_OF_ANY_FILE, BYTES_OF_A_STEP = 2**20, 128
 """What a step makes has at most about 128 bytes, so that all of it is no more than the file and 128 MiB."""
@@ -193,12 +196,18 @@ def build(target: Value, state: Value, budget: Budget) -> None:
     ordered = target.kind is Kind.MAPPING and target.name == ORDERED
     if not (ordered or target.kind is Kind.ATTRIBUTES) or state.kind is not Kind.MAPPING:
         raise PickleError("it sets attributes of what has none in a state dict")
+    # What an object is given is found before what its class has: its methods would be what the file says.
+    if not state.names <= {METADATA} if ordered else _shadows(state, argparse.Namespace):
+        raise PickleError("it sets attributes that no state dict has")
     budget.spend(state.size)
 
 
 Rule = Callable[[Sequence[Value], Budget], Value | None]
 
 ORDERED = "collections.OrderedDict"
+METADATA = "_metadata"
+"""What a state dict tells of the modules: the only attribute that torch gives one."""
+
 STORAGES = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
 ITEM_BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "ComplexDouble": 16, "ComplexFloat": 8,
@@ -228,7 +237,12 @@ def _is_attributes(value: Value) -> bool:
     """Whether a tensor may be given them: one mapping, or two."""
     both = value.kind is Kind.TUPLE and len(value.parts) == 2
     parts = value.parts if both else [value]
-    return all(_is_optional_mapping(part) for part in parts)
+    return all(_is_optional_mapping(part) and not _shadows(part, torch.nn.Parameter) for part in parts)
+
+
+def _shadows(attributes: Value, owner: type) -> bool:
+    """Whether any of them stands before what the class has, or what Python looks for."""
+    return any(hasattr(owner, name) or name.startswith("__") for name in attributes.names)
 
 
 def _is_tensor(value: Value) -> bool:

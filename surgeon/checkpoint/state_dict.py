@@ -53,7 +53,7 @@ def unnest(content: Any, path: Path, weights: str | None = None) -> Nest:
     passed_over: list[str] = []
     if weights is not None:
         content, trail = _named_nest(content, weights, path), [weights]
-    while isinstance(content, Mapping) and (keys := _wrappers(content)) and len(trail) < DEEPEST:
+    while isinstance(content, dict) and (keys := _wrappers(content)) and len(trail) < DEEPEST:
         passed_over += [".".join([*trail, key]) for key in keys[1:]]
         trail.append(keys[0])
         content = content[keys[0]]
@@ -61,9 +61,9 @@ def unnest(content: Any, path: Path, weights: str | None = None) -> Nest:
 
 
 def _named_nest(content: Any, weights: str, path: Path) -> Any:
-    known = [str(key) for key, value in content.items() if _is_nest(value)] if isinstance(content, Mapping) else []
+    known = [str(key) for key, value in dict.items(content) if _is_nest(value)] if isinstance(content, dict) else []
     for part in [weights] if weights in known else weights.split("."):
-        content = content.get(part) if isinstance(content, Mapping) else None
+        content = dict.get(content, part) if isinstance(content, dict) else None
     if not _is_nest(content):
         raise CheckpointError(
             f"{path} holds no weights under the key {shown(weights)!r}.",
@@ -93,9 +93,9 @@ def _carries(name: str, prefix: str) -> bool:
     return name.startswith(prefix) and name != prefix
 
 
-def _wrappers(content: Mapping[Any, Any]) -> list[str]:
+def _wrappers(content: dict[Any, Any]) -> list[str]:
     """The keys under which state dicts may be, those first whose nest does hold tensors."""
-    keys = [key for key in WRAPPERS if isinstance(content.get(key), Mapping) and content[key]]
+    keys = [key for key in WRAPPERS if isinstance(dict.get(content, key), dict) and content[key]]
     return [key for key in keys if _is_nest(content[key])] or keys[:1]
 
 
@@ -103,39 +103,42 @@ def _is_nest(value: Any) -> bool:
     """Whether tensors by name are in it, or in what its wrapper keys hold."""
     level = [value]
     for _ in range(DEEPEST):
-        mappings = [one for one in level if isinstance(one, Mapping)]
-        if any(isinstance(item, Tensor) for one in mappings for item in one.values()):
+        mappings = [one for one in level if isinstance(one, dict)]
+        if any(isinstance(item, Tensor) for one in mappings for item in dict.values(one)):
             return True
         # A file may hold one mapping under many keys, and that on every level: each is looked at once.
-        level = list({id(nested): nested for one in mappings for nested in map(one.get, WRAPPERS)}.values())
+        nests = (dict.get(one, key) for one in mappings for key in WRAPPERS)
+        level = list({id(nested): nested for nested in nests}.values())
     return False
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__} instead of named tensors.", _REMEDY)
-    others = [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    others = [name for name, value in dict.items(content) if not (isinstance(name, str) and isinstance(value, Tensor))]
     if len(others) == len(content):
         keys = f"; its keys are {listed(others)}" if others else ""
         raise CheckpointError(f"{path} holds no tensors by name{keys}.", _REMEDY)
     if others:
         raise CheckpointError(f"{path} mixes its tensors with other values: {listed(others)}.", _REMEDY)
-    return {name: _dense(name, value, path) for name, value in content.items()}
+    return {name: _dense(name, value, path) for name, value in dict.items(content)}
 
 
 def _attending(content: Any) -> tuple[str, ...]:
     """The layers of which torch's metadata of a state dict says that they have cross-attention."""
     described = getattr(content, "_metadata", None)
-    if not isinstance(described, Mapping):
+    if not isinstance(described, dict):
         return ()
     return tuple(
         name
-        for name, entry in described.items()
-        if isinstance(name, str) and isinstance(entry, Mapping) and entry.get(ATTENDING) is True
+        for name, entry in dict.items(described)
+        if isinstance(name, str) and isinstance(entry, dict) and dict.get(entry, ATTENDING) is True
     )
 
 
 def _dense(name: str, tensor: Tensor, path: Path) -> Tensor:
+    # Without the attributes that the file gave it.
+    tensor = Tensor.detach(tensor)
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise CheckpointError(
             f"The tensor {shown(name)} of {path} is sparse, quantized or without data.",
@@ -147,4 +150,4 @@ def _dense(name: str, tensor: Tensor, path: Path) -> Tensor:
             f"The tensor {shown(name)} of {path} has {tensor.numel()} numbers, more than its storage.",
             "Save a contiguous copy of it.",
         )
-    return tensor.detach()
+    return tensor
