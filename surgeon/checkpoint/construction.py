@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 from torch.overrides import TorchFunctionMode
 
+from surgeon.checkpoint.state_dict import stored_bytes
+
 MOST_PARTS = 25_000
 """Modules, parameters and buffers of a network: no architecture of timm has a quarter of them."""
 
@@ -38,6 +40,8 @@ def bounded(most_bytes: int | None) -> Iterator[None]:
         ExcessError: there are more than 25,000 parts or 200,000 calls of torch, or they take more memory.
     """
     builder, parts, taken = threading.get_ident(), 0, 0
+    # Held until the end: another tensor could get the identity of one that is gone.
+    counted: dict[int, Tensor] = {}
 
     def count(module: nn.Module, name: str, part: nn.Module | Tensor | None) -> None:
         nonlocal parts, taken
@@ -45,7 +49,8 @@ def bounded(most_bytes: int | None) -> Iterator[None]:
         if threading.get_ident() != builder:
             return
         parts += 1
-        if isinstance(part, Tensor) and not part.is_meta:
+        if isinstance(part, Tensor) and not part.is_meta and id(part) not in counted:
+            counted[id(part)] = part
             taken += part.nbytes
         if parts > MOST_PARTS:
             raise ExcessError(f"it has more than {MOST_PARTS} modules and tensors")
@@ -85,8 +90,11 @@ class _Calls(TorchFunctionMode):
 
 
 def most_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Return the memory that a network for these tensors may take: they are read as float32, whatever they are."""
-    return WIDEST * sum(tensor.nbytes for tensor in tensors.values()) + SPARE_BYTES
+    """Return the memory that a network for these tensors may take: they are read as float32, whatever they are.
+
+    What is tied counts once, as it does in the network: a file may have any number of names for one storage.
+    """
+    return WIDEST * stored_bytes(tensors) + SPARE_BYTES
 
 
 def check_memory(model: nn.Module, limit: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from surgeon.checkpoint.safetensors_file import read_safetensors
 from surgeon.checkpoint.signature import Format, file_format
-from surgeon.checkpoint.state_dict import Nest, common_prefix, strip_prefix, unnest
+from surgeon.checkpoint.state_dict import Nest, common_prefix, stored_bytes, strip_prefix, unnest
 from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY
 from surgeon.checkpoint.torch_file import read_torch
 from surgeon.errors import CheckpointError
@@ -84,9 +84,7 @@ def read(path: str | Path, weights: str | None = None) -> Checkpoint:
 
 def _check_claim(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuse tensors that together have more memory than the file has bytes, before any of it is looked at."""
-    storages = [tensor.untyped_storage() for tensor in tensors.values()]
-    claimed = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-    if claimed > (size := path.stat().st_size):
+    if (claimed := stored_bytes(tensors)) > (size := path.stat().st_size):
         raise CheckpointError(
             f"{path} claims {claimed} bytes of tensors, and has {size} in all.", "Fetch or save the file again."
         )

@@ -151,3 +151,12 @@ def _dense(name: str, tensor: Tensor, path: Path) -> Tensor:
             "Save a contiguous copy of it.",
         )
     return tensor
+
+
+def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Return the memory of the storages of tensors, each of which counts once."""
+    sizes: dict[int, int] = {}
+    for storage in map(Tensor.untyped_storage, tensors.values()):
+        # Where an empty one begins, another may.
+        sizes[storage.data_ptr()] = max(storage.nbytes(), sizes.get(storage.data_ptr(), 0))
+    return sum(sizes.values())
