@@ -31,12 +31,12 @@ def fit(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Load the checkpoint's tensors into the network, in the network's own precision.
 
     Args:
-        model: changed in place; left alone where the checkpoint is refused.
+        model: changed in place; left alone where the checkpoint is refused for what it holds.
         checkpoint: what `read` returned. Batch counters of normalization layers may be missing.
 
     Raises:
         CheckpointError: tensors are missing, surplus, misshapen or of another kind of number, or hold NaN or infinity,
-            or variances are below zero.
+            or variances are below zero; or the file was changed since it was read.
     """
     state = model.state_dict()
     check_fit(state, checkpoint, str(getattr(model, "surgeon_architecture", type(model).__name__)))
@@ -49,6 +49,8 @@ def fit(model: nn.Module, checkpoint: Checkpoint) -> None:
     _check_finite(tensors, state, checkpoint)
     _check_variances(tensors, model, checkpoint)
     model.load_state_dict(tensors, strict=False)
+    # What was mapped from the file is copied now, and is what was hashed.
+    checkpoint.check_unchanged()
 
 
 def check_fit(state: Mapping[str, Tensor], checkpoint: Checkpoint, network: str, remedy: str = REMEDY) -> None:

@@ -16,6 +16,8 @@ from surgeon.checkpoint.structure_header import MARKER, STRUCTURE_KEY
 from surgeon.checkpoint.torch_file import read_torch
 from surgeon.errors import CheckpointError
 
+Version = tuple[int, ...]
+
 TORCH_SUFFIXES = (".pt", ".pth", ".th", ".tar", ".bin")
 
 
@@ -32,6 +34,7 @@ class Checkpoint:
         notes: what a reader of the results should know.
         attending: the convolutions that had cross-attention in the network that the tensors were taken from, where a
             file of `torch.save` says so.
+        version: what another content of the file shows by; None where the tensors are of no file.
     """
 
     path: Path
@@ -41,6 +44,16 @@ class Checkpoint:
     nested_under: str = ""
     notes: tuple[str, ...] = ()
     attending: tuple[str, ...] = ()
+    version: Version | None = None
+
+    def check_unchanged(self) -> None:
+        """Check that the file is still what it was, after the last look at its tensors: they may be mapped from it.
+
+        Raises:
+            CheckpointError: it was changed, or is gone.
+        """
+        if self.version is not None and _version(self.path) != self.version:
+            raise CheckpointError(f"{self.path} was changed while it was read.", "Try again when nobody writes to it.")
 
 
 def read(path: str | Path, weights: str | None = None) -> Checkpoint:
@@ -72,14 +85,14 @@ def read(path: str | Path, weights: str | None = None) -> Checkpoint:
         _check_claim(path, nest.tensors)
         # Last, since it takes as long as the file is large: what is refused need not be read through.
         sha256 = _sha256(path)
-        if _version(path) != before:
-            raise CheckpointError(f"{path} was changed while it was read.", "Try again when nobody writes to it.")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
     start = len(common_prefix(nest.tensors.keys()))
     attending = tuple(f"{name}."[start:].removesuffix(".") for name in nest.attending)
     tensors = strip_prefix(nest.tensors)
-    return Checkpoint(path, tensors, metadata, sha256, nest.key, _notes(path, nest), attending)
+    checkpoint = Checkpoint(path, tensors, metadata, sha256, nest.key, _notes(path, nest), attending, before)
+    checkpoint.check_unchanged()
+    return checkpoint
 
 
 def _check_claim(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -90,10 +103,14 @@ def _check_claim(path: Path, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _version(path: Path) -> tuple[int, int, int]:
-    """What another content of a file shows by, without reading it again."""
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _version(path: Path) -> Version:
+    """What another content of a file shows by, without reading it again; nothing where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    # The time of the last change of any kind is the one that nobody can set.
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _promised_format(path: Path) -> Format:

@@ -142,7 +142,7 @@ def diff(
         example: gives an input of the size that a network takes, for tracing.
 
     Raises:
-        CheckpointError: a file cannot be read, or does not fit `arch`.
+        CheckpointError: a file cannot be read, is changed meanwhile, or does not fit `arch`.
         ArchitectureError: `arch` is unknown or cannot be built.
     """
     one, other = read(first, weights), read(second, other_weights)
@@ -153,6 +153,9 @@ def diff(
         reason = None if found.same else "No tensor that both hold in the same shape differs in its values."
     elif groups:
         permutation = _permutation(one.tensors, other.tensors, groups, found)
+    # The tensors are mapped from the files: what was compared is to be what was hashed.
+    one.check_unchanged()
+    other.check_unchanged()
     metadata = (
         Sides(key, one.metadata.get(key, ""), other.metadata.get(key, ""))
         for key in dict.fromkeys((*one.metadata, *other.metadata))
