@@ -53,12 +53,14 @@ def command(
     if as_onnx == as_full:
         raise click.UsageError("Give either --onnx or --full.")
     count = _count(batch)
+    from surgeon.checkpoint.apart import check_apart
     from surgeon.cli import render
     from surgeon.data import image_size
     from surgeon.operate.convert import LITTLE, SUFFIXES, Kind, check_conversion, convert
 
     kind: Kind = "onnx" if as_onnx else "full"
     path = checkpoint.with_suffix(SUFFIXES[kind]) if output is None else output
+    check_apart([("the program", path)], [("the checkpoint", checkpoint)])
     check_conversion(path, kind, overwrite)
     model = network(checkpoint, arch, weights)
     size = image_size(model, numbers(input_size, "input-size", int))

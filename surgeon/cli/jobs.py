@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from surgeon.cli.options import combined, example_images, open_images
-from surgeon.cli.recipes import recipe_notes, recipe_of
+from surgeon.cli.recipes import recipe_file, recipe_notes, recipe_of
 from surgeon.cli.tuning_options import tuning_config
 from surgeon.cli.unused_options import refuse_unused
 
@@ -55,6 +55,7 @@ def tuning_job(
         OptionError: a value is out of its range.
     """
     from surgeon.operate.job import Job
+    from surgeon.operate.job_files import exemplar_files
     from surgeon.report.card import card
 
     options = {**ctx.params, **values}
@@ -86,5 +87,6 @@ def tuning_job(
         resume_changed=options["resume_changed"],
         init=options["init"],
         teacher_arch=options["teacher_arch"],
+        also_read=(*recipe_file(ctx), *exemplar_files(data)),
         reports={} if options["model_card"] is None else {options["model_card"]: lambda record: card(record.to_dict())},
     )

@@ -40,7 +40,7 @@ NOT_OF_A_RUN = frozenset({
 CONTROLS = {"finetune": "apply", "compare": "apply"}
 """Commands that fine-tune as another one does, and take its recipes without what only that does."""
 
-NOTES = "surgeon.recipe_notes"
+NOTES, FILE = "surgeon.recipe_notes", "surgeon.recipe_file"
 
 
 def shipped() -> tuple[str, ...]:
@@ -89,6 +89,8 @@ def read_recipe(ctx: click.Context, parameter: click.Parameter, path: Path | Non
     """
     if path is None:
         return None
+    if str(path) not in shipped():
+        ctx.meta[FILE] = path
     known = {name: option for option in _options(ctx.command) for name in _names(option)}
     elsewhere, passed_over = _known_elsewhere(ctx.command), []
     defaults: dict[str, Any] = {}
@@ -136,6 +138,11 @@ def recipe_notes(ctx: click.Context) -> tuple[str, ...]:
     """Return what a reader of the results should know about the recipe."""
     notes: tuple[str, ...] = ctx.meta.get(NOTES, ())
     return notes
+
+
+def recipe_file(ctx: click.Context) -> tuple[tuple[str, Path], ...]:
+    """Return the recipe's file with what it is in words, if there is one that did not come with the package."""
+    return (("the recipe", ctx.meta[FILE]),) if FILE in ctx.meta else ()
 
 
 def method_settings(

@@ -52,14 +52,22 @@ def command(
     With --data, the images of the run, it shows activations and an ablation as well.
     """
     refuse_unused_of_data(ctx, values["data"])
+    from surgeon.checkpoint.apart import check_apart
     from surgeon.cli import render
+    from surgeon.operate.job_files import code_files, exemplar_files
     from surgeon.report.build import check_outputs, make_report, write_report
-    from surgeon.report.comparison import read_records
-    from surgeon.report.networks import Files
+    from surgeon.report.comparison import ComparisonRecord, read_records
+    from surgeon.report.networks import Files, named_files
 
+    read_here = [("a record", path) for path in records]
+    read_here += [("a checkpoint", path) for path in (checkpoint, result) if path is not None]
+    read_here += [("the code of the network", path) for path in code_files(arch)]
+    check_apart([("the page", output)], [*read_here, *exemplar_files(values["data"])])
     check_outputs(output, figures, overwrite=overwrite)
     size = numbers(values["input_size"], "input-size", int)
     read = [read_records(path) for path in records]
+    runs = [run for one in read for run in (one.runs if isinstance(one, ComparisonRecord) else one)]
+    check_apart([("the page", output)], [("a checkpoint", path) for run in runs for path in named_files(run)])
     images = None if values["data"] is None else partial(_open_images, values)
     report = make_report(read, Files(checkpoint, result, arch, weights, size), images, layer)
     write_report(report, output, figures, overwrite=overwrite)

@@ -18,6 +18,7 @@ from surgeon.errors import DataError, OutputError
 from surgeon.exemplars import SynthesisConfig
 from surgeon.operate.inputs import Say
 from surgeon.operate.job import ExemplarJob, Job
+from surgeon.operate.job_files import is_read
 from surgeon.processes import from_main, is_main, same_tensors
 
 
@@ -95,7 +96,7 @@ def drop_stale(job: Job, used: str | None, say: Say) -> None:
     """
     file = job.exemplar_file
     own = used is not None and Path(used).resolve() == file.resolve()
-    if own or not file.is_file() or not job.may_replace(file):
+    if own or not file.is_file() or is_read(job, file) or not job.may_replace(file):
         return
     file.unlink(missing_ok=True)
     say(f"The exemplars of the earlier result, {file}, are removed: this one was made without them.")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from surgeon.checkpoint.apart import Named
 from surgeon.data import ImageConfig, ImageData
 from surgeon.data.exemplars import SUFFIX as EXEMPLARS_SUFFIX
 from surgeon.data.transforms import Transform
@@ -81,6 +82,7 @@ class Job:
         teacher_arch: the architecture of the teacher's file, where it is another than `arch`.
         reports: further text files that are written after the record, and what makes each of it.
         record_only: write the record and no weights.
+        also_read: further files that are read, such as the recipe, each with what it is in words.
     """
 
     checkpoint: Path | None
@@ -114,6 +116,7 @@ class Job:
     teacher_arch: str | None = None
     reports: Mapping[Path, Callable[[Record], str]] = field(default_factory=dict)
     record_only: bool = False
+    also_read: tuple[Named, ...] = ()
 
     @property
     def result(self) -> Path:

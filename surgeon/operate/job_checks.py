@@ -10,6 +10,7 @@ from surgeon.errors import DataError, OptionError, OutputError
 from surgeon.methods import make_config
 from surgeon.operate.inputs import find_method
 from surgeon.operate.job import ExemplarJob, Job
+from surgeon.operate.job_files import check_files
 from surgeon.operate.job_loaders import loader, trains_batch_norm
 from surgeon.processes import count
 from surgeon.progress import count_images
@@ -72,36 +73,15 @@ def check_outputs(job: Job) -> None:
     """Refuse outputs that could not be written, before any work is done.
 
     Raises:
-        OutputError: a path exists, is the input, or is not for .safetensors.
+        OutputError: a path exists, is an input or another output, or is not for .safetensors.
     """
     _check_suffix(job.result, "-o")
-    if job.checkpoint is not None and job.result.resolve() == job.checkpoint.resolve():
-        raise OutputError(f"The output {job.result} is the input itself.", "Give another name with -o.")
-    if job.plan is not None and job.plan.path.resolve() in (job.result.resolve(), job.best.resolve()):
-        raise OutputError(f"The output {job.result} would replace the plan.", "Give another name with -o.")
-    for path in (job.result, job.record, job.best):
+    check_files(job)
+    for path in (job.result, job.record, job.best, *job.reports):
         refuse_existing(path, job.may_replace(path))
-    for path in job.reports:
-        _check_report(job, path)
     if job.plan_output is not None:
-        _check_plan_output(job, job.plan_output)
-
-
-def _check_report(job: Job, path: Path) -> None:
-    others = [job.checkpoint, None if job.plan is None else job.plan.path]
-    others += [job.result, job.record, job.best, job.exemplar_file, job.partner]
-    others += [None if job.teacher in (None, "original") else Path(str(job.teacher))]
-    if path.resolve() in [other.resolve() for other in others if other is not None]:
-        raise OutputError(f"The report {path} would replace an input or another output.", "Give it another name.")
-    refuse_existing(path, job.may_replace(path))
-
-
-def _check_plan_output(job: Job, path: Path) -> None:
-    _check_suffix(path, "--save-plan")
-    others = [job.checkpoint, None if job.plan is None else job.plan.path]
-    if path.resolve() in [other.resolve() for other in others if other is not None]:
-        raise OutputError(f"The plan's output {path} is an input.", "Give another name with --save-plan.")
-    refuse_existing(path, job.overwrite)
+        _check_suffix(job.plan_output, "--save-plan")
+        refuse_existing(job.plan_output, job.overwrite)
 
 
 def _check_suffix(path: Path, option: str) -> None:

@@ -113,6 +113,11 @@ def open_networks(run: Run, control: Run | None, files: Files) -> Networks | tup
     return tuple(missing)
 
 
+def named_files(run: Run) -> list[Path]:
+    """Return the files that a run's record names, as far as they are there."""
+    return [path for named in (run.checkpoint, run.output) if (path := _found(run, named)) is not None]
+
+
 def _open(run: Run, is_input: bool, given: Path | None, files: Files, named: bool) -> nn.Module:
     """Open a network of a run, and check that it is the run's.
 

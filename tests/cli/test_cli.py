@@ -158,7 +158,7 @@ def test_existing_outputs_stay(
         monkeypatch, "apply", checkpoint, "--method", "sofm", "--arch", ARCH, *QUICK, "-o", checkpoint, "--overwrite"
     )
     assert code == 1
-    assert "is the input itself" in capsys.readouterr().err
+    assert "would replace an input" in capsys.readouterr().err
 
 
 def test_the_wrong_number_of_classes(
