@@ -37,6 +37,10 @@ WITHOUT_LINKS = frozenset(
 )
 """What systems say that have no second name for a file."""
 
+UNOPENED_FOLDERS = frozenset({errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
+UNSYNCED_FOLDERS = frozenset({errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""What systems say that do not open folders, or that do not bring them to the disk: files are there already."""
+
 
 def save(
     path: str | Path,
@@ -65,12 +69,28 @@ def save(
         OutputError: the path exists, is not for .safetensors or cannot be written, the state dict holds more than
             tensors, or values that are too large for the type in which they are to be written, or no numbers.
     """
+    tensors, described = network_content(model, architecture=architecture, metadata=metadata, types=types)
+    write_tensors(path, tensors, described, overwrite=overwrite)
+
+
+def network_content(
+    model: nn.Module,
+    *,
+    architecture: Architecture | None = None,
+    metadata: Mapping[str, str] | None = None,
+    types: Types | None = None,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the header's entries that `save` writes of a network.
+
+    Raises:
+        OutputError: see `save`.
+    """
     architecture = architecture or _architecture(model)
     tensors, structure = model.state_dict(), stripped(structure_within(model), model)
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise OutputError(
-                f"{name} of the network is no tensor, and {path} would lack it.",
+                f"{name} of the network is no tensor, and its file would lack it.",
                 "Give a network whose state dict holds tensors only.",
             )
     tensors = in_types(tensors, stored_types(model) if types is None else types)
@@ -78,7 +98,7 @@ def save(
     if structure:
         described[STRUCTURE_KEY] = to_text(structure)
         tensors = {**tensors, MARKER: torch.zeros(1, dtype=torch.uint8)}
-    write_tensors(path, tensors, described, overwrite=overwrite)
+    return dict(tensors), described
 
 
 def write_tensors(
@@ -101,10 +121,15 @@ def write_tensors(
             f"{path} has the suffix {path.suffix or '(none)'}, and tensors are written as safetensors.",
             f"Give a name that ends in {SAFETENSORS_SUFFIX}.",
         )
+    with replacing(path, overwrite) as file:
+        write_into(file, tensors, metadata)
+
+
+def write_into(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write the content of a .safetensors file; see `write_tensors`."""
     # The path of a file of code may be no text in any encoding, and it is only for the reader.
     described = {name: text.encode(errors="backslashreplace").decode() for name, text in metadata.items()}
-    with replacing(path, overwrite) as file:
-        _write_ordered(file, safetensors.torch.save(_separate_tensors(tensors), described))
+    _write_ordered(file, safetensors.torch.save(_separate_tensors(tensors), described))
 
 
 def write_text(path: str | Path, text: str, overwrite: bool = False) -> None:
@@ -138,6 +163,18 @@ def remove_leftovers(path: str | Path) -> None:
                 remove_unheld(one)
 
 
+def remove_output(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        OutputError: that cannot be done.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{shown(path)} cannot be removed: {error.strerror}.", "Remove it by hand.") from error
+
+
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
     """Check that a file may be written, without writing anything: before hours of work, say.
 
@@ -159,6 +196,74 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
         raise OutputError(f"{path} exists.", "Pass --overwrite to replace it, or write to another name.")
 
 
+class Staged:
+    """A file that is written beside its place, and takes that once everything is on the disk.
+
+    Attributes:
+        path: its place.
+        file: open for writing, until it is brought to the disk.
+    """
+
+    def __init__(self, path: Path, temporary: Path, file: BinaryIO) -> None:
+        self.path = path
+        self.file = file
+        self._temporary = temporary
+
+    def sync(self) -> None:
+        """Bring everything that was written to the disk.
+
+        Raises:
+            OutputError: that cannot be done.
+        """
+        with _named(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+
+    @property
+    def sha256(self) -> str:
+        """Of what is on the disk, as 64 hexadecimal digits."""
+        with _named(self.path):
+            return sha256_of(self._temporary)
+
+    def put(self, overwrite: bool) -> None:
+        """Take the place.
+
+        Raises:
+            OutputError: the path exists and `overwrite` is false, or it cannot be written.
+        """
+        with _named(self.path):
+            _put(self._temporary, self.path, overwrite)
+            sync_folder(self.path.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Staged]:
+    """A file beside the path, which is gone when the context ends, unless it was put in its place.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    temporary = path.with_name(f"{_mark(path)}{secrets.token_hex(8)}.tmp")
+    try:
+        with _named(path), held(temporary) as file:
+            yield Staged(path, temporary, file)
+    finally:
+        # One that stays is a leftover, which the next run removes.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
     """A file beside the path, which takes its place once everything is on the disk; not so where an error is raised.
@@ -167,19 +272,18 @@ def replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
         OutputError: the path exists and `overwrite` is false, or it cannot be written.
     """
     refuse_existing(path, overwrite)
-    temporary = path.with_name(f"{_mark(path)}{secrets.token_hex(8)}.tmp")
+    with staged(path) as one:
+        yield one.file
+        one.sync()
+        one.put(overwrite)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
     try:
-        with held(temporary) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            _put(temporary, path, overwrite)
-        _sync_folder(path.parent)
+        yield
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _put(temporary: Path, path: Path, overwrite: bool) -> None:
@@ -204,14 +308,25 @@ def _mark(path: Path) -> str:
     return f".surgeon-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
 
 
-def _sync_folder(folder: Path) -> None:
-    # Not every system opens folders; the file itself is on the disk already.
-    with contextlib.suppress(OSError):
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system does that for folders.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except OSError as error:
+        if error.errno in UNOPENED_FOLDERS:
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSYNCED_FOLDERS:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _unwritable(path: Path, error: OSError | ValueError) -> OutputError:

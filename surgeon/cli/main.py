@@ -94,7 +94,7 @@ def _run() -> int:
         _complain(shown.getvalue().rstrip("\n"))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _complain("\nInterrupted. Input and earlier outputs are untouched.")
+        _complain("\nInterrupted. The input is untouched, and every output is whole or as it was.")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; nothing is wrong, and nothing is left to say.
@@ -102,7 +102,7 @@ def _run() -> int:
         return FAILED
     except SystemExit as stop:
         if stop.code == TERMINATED:
-            _complain("\nTerminated. Input and earlier outputs are untouched.")
+            _complain("\nTerminated. The input is untouched, and every output is whole or as it was.")
         raise
     except Exception:
         if voice.fails_first():

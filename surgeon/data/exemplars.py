@@ -112,11 +112,15 @@ def save_exemplars(path: Path, exemplars: Exemplars, overwrite: bool = False) ->
     Raises:
         OutputError: the path exists, is not for .safetensors or cannot be written.
     """
+    write_tensors(path, *exemplar_content(exemplars), overwrite=overwrite)
+
+
+def exemplar_content(exemplars: Exemplars) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the header's entries that `save_exemplars` writes."""
     about = {name: getattr(exemplars, name) for name in (*LEAST, *DIGESTS)}
     if exemplars.recognized is not None:
         about[RECOGNIZED] = exemplars.recognized
-    tensors = {"images": exemplars.images, "labels": exemplars.labels}
-    write_tensors(path, tensors, {KEY: json.dumps(about, sort_keys=True)}, overwrite=overwrite)
+    return {"images": exemplars.images, "labels": exemplars.labels}, {KEY: json.dumps(about, sort_keys=True)}
 
 
 def read_exemplars(path: Path) -> Exemplars:

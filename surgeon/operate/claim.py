@@ -1,14 +1,17 @@
 """What a job writes to is its own while it runs: no second run works there, and no killed one's debris stays."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from surgeon.checkpoint.write import remove_leftovers
 from surgeon.errors import OutputError
-from surgeon.operate.job import Job
+from surgeon.operate.job import Job, claim_of
+from surgeon.operate.job_files import outputs
+from surgeon.operate.locks import locked
 from surgeon.operate.states import StateFolder
 from surgeon.processes import is_main
 
@@ -30,14 +33,19 @@ def claimed(job: Job) -> Iterator[None]:
         job: what will be done.
 
     Raises:
-        OutputError: another run works there, or the folder of states cannot be made.
+        OutputError: another run works there, or the folder of states cannot be made or locked.
     """
     with contextlib.ExitStack() as stack:
         if is_main():
-            if job.result.parent.is_dir():
-                stack.enter_context(_held(job.claim))
+            # What is no path at all is refused where it is looked at.
+            files = [path for _, path in outputs(job) if path.name and "\0" not in str(path) and path.parent.is_dir()]
+            # A name may be another run's result. Everybody takes them in the same order.
+            folders = {os.path.realpath(states.path): states for states in map(claim_of, reversed(files))}
+            for place in sorted(folders):
+                stack.enter_context(_held(folders[place]))
+            if job.claim.path.is_dir():
                 job.claim.tidy()
-            for path in (job.result, job.record, job.best, job.exemplar_file, *job.reports):
+            for path in files:
                 remove_leftovers(path)
         yield
 
@@ -57,25 +65,26 @@ def _held(states: StateFolder) -> Iterator[None]:
         with contextlib.suppress(OSError):
             file.unlink()
         lock.release()
-        with contextlib.suppress(OSError):
-            states.path.rmdir()
+        states.leave()
 
 
 def _acquired(states: StateFolder, file: Path) -> FileLock:
     """Take the lock on a folder, which is made.
 
     Raises:
-        OutputError: another run has it, or the folder cannot be made.
+        OutputError: another run has it, or the folder cannot be made or locked.
     """
-    lock = FileLock(file, timeout=PATIENCE)
     for _ in range(TRIES):
         states.make()
         try:
-            lock.acquire()
+            lock = locked(file, PATIENCE)
         except FileNotFoundError:
             # The run that was waited for has ended, and its folder with it.
             continue
-        except Timeout:
+        except OutputError:
+            states.leave()
+            raise
+        if lock is None:
             break
         return lock
     raise OutputError(

@@ -4,9 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
-
 from surgeon.errors import OutputError
+from surgeon.operate.locks import locked
 
 CLAIM = "claim"
 
@@ -37,7 +36,7 @@ def claimed(folder: Path, is_over: Callable[[], bool]) -> Iterator[bool]:
         OutputError: the folder cannot be made, or nothing in it be locked.
     """
     make_folder(folder)
-    lock = _lock(folder / CLAIM)
+    lock = locked(folder / CLAIM)
     if lock is None:
         yield False
         return
@@ -61,24 +60,3 @@ def tidy(folder: Path) -> None:
         return
     with contextlib.suppress(OutputError), claimed(folder, lambda: True):
         pass
-
-
-def _lock(file: Path) -> FileLock | None:
-    """Take the lock, or return None where another process has it."""
-    lock = FileLock(file, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return None
-    # filelock raises the latter where a system has no such locks at all.
-    except (OSError, NotImplementedError) as error:
-        raise _unlockable(file, str(error)) from error
-    if isinstance(lock, SoftFileLock):
-        # What filelock takes to instead: a file that a process that is killed leaves behind for ever.
-        lock.release()
-        raise _unlockable(file, "the disk has no locks")
-    return lock
-
-
-def _unlockable(file: Path, reason: str) -> OutputError:
-    return OutputError(f"{file} cannot be locked: {reason}.", "Write to a disk that supports locks with -o.")

@@ -11,8 +11,9 @@ from torch import nn
 from surgeon import __version__
 from surgeon.checkpoint import refuse_existing
 from surgeon.checkpoint.tree_file import digest
+from surgeon.checkpoint.write import remove_output, staged, write_into
 from surgeon.data import ImageConfig
-from surgeon.data.exemplars import DIGESTS, LEAST, Exemplars, read_about, read_exemplars, save_exemplars
+from surgeon.data.exemplars import DIGESTS, LEAST, Exemplars, exemplar_content, read_about, read_exemplars
 from surgeon.data.pictures import check_folder, save_pictures
 from surgeon.errors import DataError, OutputError
 from surgeon.exemplars import SynthesisConfig
@@ -76,14 +77,16 @@ def keep(job: Job, wanted: ExemplarJob, made: Exemplars, say: Say) -> None:
     """
     file, pictures = job.exemplar_file, wanted.pictures
     earlier = _matching(file, made)
-    replace, replace_pictures = job.may_replace(file), pictures is not None and job.may_replace(pictures)
-    if job.states is not None:
-        job.states.announce(file, *(() if pictures is None else (pictures,)))
     if earlier is None or not torch.equal(earlier.images, made.images):
-        save_exemplars(file, made, overwrite=replace or earlier is not None)
+        with staged(file) as one:
+            write_into(one.file, *exemplar_content(made))
+            one.sync()
+            if job.states is not None:
+                job.states.announce({file: one.sha256})
+            one.put(earlier is not None or job.may_replace(file))
         say(f"The exemplars are kept in {file}; --data exemplars:{file} uses them again.")
     if pictures is not None:
-        save_pictures(pictures, made, replace_pictures)
+        save_pictures(pictures, made, job.overwrite)
 
 
 def drop_stale(job: Job, used: str | None, say: Say) -> None:
@@ -98,7 +101,7 @@ def drop_stale(job: Job, used: str | None, say: Say) -> None:
     own = used is not None and Path(used).resolve() == file.resolve()
     if own or not file.is_file() or is_read(job, file) or not job.may_replace(file):
         return
-    file.unlink(missing_ok=True)
+    remove_output(file)
     say(f"The exemplars of the earlier result, {file}, are removed: this one was made without them.")
 
 
@@ -108,7 +111,7 @@ def _find(job: Job, wanted: ExemplarJob, expected: Exemplars) -> Exemplars | Non
     if found is None:
         refuse_existing(file, job.may_replace(file))
     if pictures is not None:
-        check_folder(pictures, job.may_replace(pictures), found)
+        check_folder(pictures, job.overwrite, found)
     return None if job.restart else found
 
 

@@ -40,6 +40,11 @@ class ExemplarJob:
     pictures: Path | None = None
 
 
+def claim_of(path: Path) -> StateFolder:
+    """Return the folder whose lock says who works on a file, and on all that differ from it in the suffix alone."""
+    return StateFolder(path.with_name(f"{path.stem}.state"))
+
+
 @dataclass(frozen=True)
 class Job:
     """What to do with one checkpoint file, or with a network that begins at random.
@@ -151,11 +156,11 @@ class Job:
     @property
     def claim(self) -> StateFolder:
         """The folder whose lock says who works on the outputs, also where no states are kept in it."""
-        return StateFolder(self.result.with_name(f"{self.result.stem}.state"))
+        return claim_of(self.result)
 
     def may_replace(self, path: Path) -> bool:
-        """Tell whether an output may be replaced: it is allowed, or an interrupted run of this job has written it."""
-        return self.overwrite or (self.states is not None and self.states.announced(path))
+        """Tell whether an output may be replaced: it is allowed, or it is what an interrupted run of this job wrote."""
+        return self.overwrite or self.claim.announced(path)
 
     @property
     def has_images(self) -> bool:

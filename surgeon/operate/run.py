@@ -1,25 +1,21 @@
 """A job on files: read a checkpoint, apply a method to its network or only fine-tune it, write result and record."""
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
-from surgeon.checkpoint import refuse_existing, save, write_text
 from surgeon.checkpoint.precision import fitting_types
 from surgeon.checkpoint.write import remove_leftovers
 from surgeon.edit.plan import Plan
-from surgeon.errors import OptionError, PlanError
+from surgeon.errors import OptionError, OutputError, PlanError
 from surgeon.lost import named_loss
 from surgeon.operate.apply import apply
 from surgeon.operate.claim import claimed
 from surgeon.operate.device_images import placed_images
-from surgeon.operate.exemplar_files import drop_stale
 from surgeon.operate.finetune import finetune
 from surgeon.operate.inputs import Say, find_method
 from surgeon.operate.job import Job
@@ -32,6 +28,7 @@ from surgeon.operate.skipping import Skipping
 from surgeon.operate.start import check_start
 from surgeon.operate.stored_plan import save_plan
 from surgeon.operate.work import OnEpoch, OnResume, OnStage
+from surgeon.operate.write_outputs import write_outputs
 from surgeon.processes import is_main
 from surgeon.progress import Track
 from surgeon.tuning import make_accelerator
@@ -191,7 +188,8 @@ def _run(
         why = " ".join(record.skipped[:MOST_REASONS]) or "Nothing that was named needs it."
         if job.states is not None:
             # There is nothing to go on with.
-            job.states.remove()
+            with contextlib.suppress(OutputError):
+                job.states.remove()
         raise PlanError(
             f"The run edited nothing, so there is nothing to write. {why}", "Choose other layers or options."
         )
@@ -215,7 +213,7 @@ def _run(
         notes=(*record.notes, *opened.notes, *filter(None, [uncompiled]), *skipped_notes, *remarks),
     )
     if is_main():
-        _write(job, model, record, [state for _, state in best], types, say)
+        write_outputs(job, model, record, [state for _, state in best], types, say)
     # Until the files are there, or the main process has failed to write them.
     accelerator.wait_for_everyone()
     for remark in (*own_notes, *remarks):
@@ -259,35 +257,3 @@ def _answers_lost(record: Record) -> list[str]:
         f"The result's loss on the validation images is {last}: some of its answers are no numbers any more. Lower the "
         "learning rate, or clip the gradient."
     ]
-
-
-def _write(
-    job: Job,
-    model: nn.Module,
-    record: Record,
-    best: Sequence[dict[str, torch.Tensor]],
-    types: Mapping[str, torch.dtype],
-    say: Say,
-) -> None:
-    core = {key: value for key, value in record.to_dict().items() if key not in ("edits", "epochs", "skipped")}
-    header = {"surgeon": json.dumps(core, default=str)}
-    model.to("cpu")
-    outputs = (job.result, job.record, job.best, *job.reports)
-    for path in outputs:
-        refuse_existing(path, job.may_replace(path))
-    if job.states is not None:
-        job.states.announce(*outputs)
-    if not job.record_only:
-        save(job.result, model, metadata=header, types=types, overwrite=job.may_replace(job.result))
-    write_text(job.record, record.to_json(), job.may_replace(job.record))
-    for state in best:
-        model.load_state_dict(state)
-        save(job.best, model, metadata=header, types=types, overwrite=job.may_replace(job.best))
-    if not best:
-        # Permitted by --overwrite: weights of an earlier run must not stand beside this one's result.
-        job.best.unlink(missing_ok=True)
-    for path, report in job.reports.items():
-        write_text(path, report(record), job.may_replace(path))
-    drop_stale(job, record.data.get("file"), say)
-    if job.states is not None:
-        job.states.remove()

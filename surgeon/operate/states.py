@@ -13,7 +13,7 @@ from surgeon.bounded_file import read_text
 from surgeon.bounded_json import parse
 from surgeon.checkpoint import write_text
 from surgeon.checkpoint.tree_file import read_label, read_tree, write_tree
-from surgeon.checkpoint.write import LEFTOVER
+from surgeon.checkpoint.write import LEFTOVER, remove_output, sha256_of, sync_folder
 from surgeon.errors import CheckpointError, OutputError, StateError
 from surgeon.processes import is_main
 from surgeon.tuning import State
@@ -26,10 +26,10 @@ FORMAT = 4
 
 NAME = re.compile(r"state-(\d{8})\.safetensors")
 OUTPUTS = "outputs"
-"""A list in JSON of files that the run has begun to write, as they are seen from the folder's own."""
+"""In JSON, the SHA-256s of files that the run has begun to write, by where they are seen from the folder's own."""
 
 FINISHED = "finished"
-"""What stands in the place of that list when all of them are complete and the rest is only to be removed."""
+"""What stands in the place of that when all of them are complete and the rest is only to be removed."""
 
 UNREADABLE = "unreadable"
 """A list in JSON of the images that are left out, as far as the run has come: for each set their indices."""
@@ -50,6 +50,7 @@ class StateFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._damaged: set[Path] = set()
 
     def newest(
         self, run: str, say: Callable[[str], None], differences: Callable[[State], str] = lambda state: ""
@@ -84,6 +85,7 @@ class StateFolder:
                     )
             except (CheckpointError, AttributeError, TypeError, KeyError):
                 say(f"The state {path} is damaged, so the one before it is taken.")
+                self._damaged.add(path)
                 continue
             return dict(state)
         if paths:
@@ -100,7 +102,7 @@ class StateFolder:
         return None
 
     def write(self, run: str, state: State) -> None:
-        """Keep a state, and drop all but the newest; only the main process does.
+        """Keep a state, and drop all but the newest that are sound, as far as that can be done; only the main process.
 
         Raises:
             OutputError: it cannot be written.
@@ -115,8 +117,11 @@ class StateFolder:
             {"format": FORMAT, "run": run, "mark": secrets.token_hex(16), **state},
             label=state.get("terms"),
         )
-        for path in self._states()[:-KEPT]:
-            path.unlink(missing_ok=True)
+        sound = [path for path in self._states() if path not in self._damaged]
+        # A damaged one stands for none, and went only now in case that it could be read another time.
+        for path in (*self._damaged, *sound[:-KEPT]):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     @property
     def terms(self) -> Mapping[str, Any]:
@@ -124,20 +129,28 @@ class StateFolder:
         paths = self._states()
         return read_label(paths[-1]) if paths else {}
 
-    def announce(self, *outputs: Path) -> None:
-        """Take down that these files are being written now: the same run may replace them another time.
+    def announce(self, outputs: Mapping[Path, str]) -> None:
+        """Take down what is about to be written: the same run may replace just that another time.
+
+        Args:
+            outputs: the SHA-256 of each file that will be there.
 
         Raises:
             OutputError: it cannot be taken down.
         """
-        if is_main():
-            self.make()
-            places = sorted({*self._announced(), *(self._place(path) for path in outputs)})
-            write_text(self.path / OUTPUTS, json.dumps(places), overwrite=True)
+        if not is_main():
+            return
+        self.make()
+        announced = self._announced()
+        for path, sha256 in outputs.items():
+            place = self._place(path)
+            # What an earlier try has written stands there until this one has.
+            announced[place] = sorted({sha256, *_present(path, announced.get(place, []))})
+        write_text(self.path / OUTPUTS, json.dumps(announced), overwrite=True)
 
     def announced(self, output: Path) -> bool:
-        """Tell whether a run that did not come to its end may have written this file."""
-        return self._place(output) in self._announced()
+        """Tell whether a file is what a run that did not come to its end has written there."""
+        return bool(_present(output, self._announced().get(self._place(output), [])))
 
     def take_down(self, unreadable: Sequence[Sequence[int]]) -> None:
         """Keep which images of every set are left out; only the main process does.
@@ -157,14 +170,22 @@ class StateFolder:
         return [[index for index in one if type(index) is int] for one in sets] if whole else []
 
     def drop_states(self) -> None:
-        """Remove the states, so that the next run begins anew."""
+        """Remove the states, so that the next run begins anew.
+
+        Raises:
+            OutputError: one cannot be removed.
+        """
         if is_main() and self.path.is_dir():
             self._sweep()
             for path in (*self._states(), self.path / UNREADABLE):
-                path.unlink(missing_ok=True)
+                remove_output(path)
 
     def remove(self) -> None:
-        """Remove everything that a run has kept, and the folder if it holds nothing else."""
+        """Remove everything that a run has kept, and the folder if it holds nothing else.
+
+        Raises:
+            OutputError: something cannot be removed; nothing of it counts any more.
+        """
         if not is_main() or not self.path.is_dir():
             return
         # First of all: outputs that are complete are not the run's to replace any more.
@@ -172,16 +193,31 @@ class StateFolder:
             write_text(self.path / OUTPUTS, json.dumps(FINISHED), overwrite=True)
         except OutputError:
             # There is no room for another word.
-            (self.path / OUTPUTS).unlink(missing_ok=True)
+            self.forget()
         self.drop_states()
-        (self.path / OUTPUTS).unlink(missing_ok=True)
+        self.forget()
+        self.leave()
+
+    def forget(self) -> None:
+        """Give up the right to replace what was announced: it is complete.
+
+        Raises:
+            OutputError: that cannot be taken down.
+        """
+        if is_main() and self.path.is_dir():
+            self._sweep()
+            remove_output(self.path / OUTPUTS)
+
+    def leave(self) -> None:
+        """Remove the folder if it holds nothing."""
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
     def tidy(self) -> None:
-        """Remove what a run that was killed while it removed everything has left."""
+        """Remove what a run that was killed while it removed everything has left, as far as that can be done."""
         if self._listed() == FINISHED:
-            self.remove()
+            with contextlib.suppress(OutputError):
+                self.remove()
 
     @property
     def holds_state(self) -> bool:
@@ -197,9 +233,12 @@ class StateFolder:
             # On another drive.
             return whole
 
-    def _announced(self) -> list[str]:
+    def _announced(self) -> dict[str, list[Any]]:
+        """Return the SHA-256s of what was to be written, by its place."""
         places = self._listed()
-        return [place for place in places if isinstance(place, str)] if isinstance(places, list) else []
+        if not isinstance(places, dict):
+            return {}
+        return {place: digests for place, digests in places.items() if isinstance(digests, list)}
 
     def _listed(self) -> Any:
         return self._read(OUTPUTS, LONGEST_LIST)
@@ -218,7 +257,9 @@ class StateFolder:
             OutputError: it cannot be made.
         """
         try:
-            self.path.mkdir(exist_ok=True)
+            if not self.path.is_dir():
+                self.path.mkdir(exist_ok=True)
+                sync_folder(self.path.parent)
         except OSError as error:
             raise OutputError(
                 f"The folder {self.path} cannot be made: {error.strerror}.", "Write elsewhere with -o."
@@ -230,7 +271,18 @@ class StateFolder:
         return sorted(path for path in self.path.iterdir() if NAME.fullmatch(path.name))
 
     def _sweep(self) -> None:
-        """Remove what a run that was killed while it wrote has left."""
+        """Remove what a run that was killed while it wrote has left, as far as that can be done."""
         for path in list(self.path.iterdir()):
             if LEFTOVER.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+
+def _present(path: Path, digests: Sequence[Any]) -> list[str]:
+    """Return which of these SHA-256s is a file's; nothing where there is none that can be read."""
+    if not digests or not path.is_file():
+        return []
+    with contextlib.suppress(OSError):
+        sha256 = sha256_of(path)
+        return [sha256] if sha256 in digests else []
+    return []

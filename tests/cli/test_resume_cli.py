@@ -12,8 +12,10 @@ import pytest
 from command_line import ARCH, DIGITS, QUICK, call
 from filelock import FileLock
 
+from surgeon.checkpoint.safetensors_file import read_header
+from surgeon.checkpoint.write import Staged
 from surgeon.cli.live import View
-from surgeon.operate import claim
+from surgeon.operate import claim, write_outputs
 from surgeon.operate.states import StateFolder
 
 SOFM = ["--method", "sofm", "--layers", "layer3", "--arch", ARCH, *QUICK, "--epochs", "2"]
@@ -140,12 +142,24 @@ def test_an_output_of_somebody_else_is_not_replaced_by_a_run_that_continues(
     assert "continues" in capsys.readouterr().err
 
 
+def between_two_files() -> Any:
+    """Return a `Staged.put` that somebody stops when it is the record's turn, after the result's."""
+    put = Staged.put
+
+    def stopped(one: Staged, overwrite: bool) -> None:
+        if one.path.suffix == ".json":
+            os.kill(os.getpid(), signal.SIGINT)
+        put(one, overwrite)
+
+    return stopped
+
+
 def test_outputs_that_an_interrupted_run_had_begun_are_replaced(
     monkeypatch: pytest.MonkeyPatch, interrupted: Path
 ) -> None:
     record = interrupted.with_name("digits-sofm.json")
     with monkeypatch.context() as patch:
-        patch.setattr("surgeon.operate.run.write_text", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(Staged, "put", between_two_files())
         assert call(patch, "apply", interrupted, *SOFM) == 130
     assert interrupted.with_name("digits-sofm.safetensors").exists()
     assert not record.exists()
@@ -153,10 +167,32 @@ def test_outputs_that_an_interrupted_run_had_begun_are_replaced(
     assert names(interrupted) == COMPLETE
 
 
+def test_a_run_without_states_completes_its_outputs_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checkpoint: Path
+) -> None:
+    arguments = ["apply", checkpoint, *SOFM, "--epochs", "0"]
+    result, record = checkpoint.with_name("digits-sofm.safetensors"), checkpoint.with_name("digits-sofm.json")
+    for overwrite in ([], ["--overwrite"]):
+        before = [path.read_bytes() if path.exists() else None for path in (result, record)]
+        with monkeypatch.context() as patch:
+            patch.setattr(Staged, "put", between_two_files())
+            assert call(patch, *arguments, *overwrite) == 130
+        # An earlier result is replaced by then, and its record is not.
+        assert capsys.readouterr().err.endswith("The input is untouched, and every output is whole or as it was.\n")
+        assert result.read_bytes() != before[0]
+        assert (record.read_bytes() if record.exists() else None) == before[1]
+        assert call(monkeypatch, *arguments, *overwrite) == 0
+        assert names(checkpoint) == COMPLETE
+        core = json.loads(read_header(result).metadata["surgeon"])
+        assert core.items() <= json.loads(record.read_text()).items()
+    # Whoever has both may not replace them.
+    assert call(monkeypatch, *arguments) == 1
+
+
 def test_fine_tuning_alone_continues_too(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
     arguments = ["finetune", checkpoint, "--arch", ARCH, *QUICK]
     with monkeypatch.context() as patch:
-        patch.setattr("surgeon.operate.run.save", lambda *arguments, **options: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(write_outputs, "write_into", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
         assert call(patch, *arguments) == 130
     assert checkpoint.with_name("digits-finetuned.state").is_dir()
     assert call(monkeypatch, *arguments) == 0
@@ -226,9 +262,10 @@ def test_what_killed_runs_have_left_of_these_outputs_is_removed(
         for name in ("replace", "link"):
             patch.setattr(f"surgeon.checkpoint.write.os.{name}", lambda source, target: link(source, f"{source}.kept"))
         assert call(patch, *arguments) == 0
-    for path in checkpoint.parent.glob(".surgeon-*.kept"):
+    for path in checkpoint.parent.rglob(".surgeon-*.kept"):
         path.rename(path.with_suffix(""))
     assert len(list(checkpoint.parent.glob(".surgeon-*.tmp"))) == 3
+    assert len(list(checkpoint.parent.glob("*.state/.surgeon-*.tmp"))) == 1
     assert call(monkeypatch, *arguments) == 0
     assert names(checkpoint) == {*COMPLETE, theirs.name}
 

@@ -44,8 +44,9 @@ def main(folder: Path) -> None:
     print(f"kills: 6 {clocked} {ends}")
     replaced = cases["replaced"]
     names = runs.writes(replaced)
-    for way, name in (("limit", "result.safetensors"), ("replace", "result.json")):
-        print(f"{name}: {runs.fill(replaced, way, names.index(name) + 1).splitlines()[0]}")
+    # Outputs are opened before it is taken down that they are about to be put in their places.
+    for way, name, put in (("limit", "result.safetensors", "outputs"), ("replace", "result.json", "result.json")):
+        print(f"{name}: {runs.fill(replaced, way, names.index(put) + 1).splitlines()[0]}")
     finetune = cases["finetune"]
     print(f"read: {runs.fail_read(finetune, 'two.safetensors', 700).splitlines()[0]}")
     # Where a third of the moments are over, the newest of two states is the third.

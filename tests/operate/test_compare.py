@@ -26,7 +26,7 @@ from surgeon.errors import (
     OutputError,
     PlanError,
 )
-from surgeon.operate import comparison_checks, comparison_claim, comparison_run, job_inputs
+from surgeon.operate import comparison_checks, comparison_run, job_inputs, locks
 from surgeon.operate.compare import COMPARISON, compare
 from surgeon.operate.comparison import ORIGINAL, Comparison, compared
 from surgeon.operate.comparison_notes import LOOKING, RECALIBRATED
@@ -325,13 +325,13 @@ def test_a_disk_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     def acquire(lock: Any) -> None:
         raise error
 
-    monkeypatch.setattr(comparison_claim.FileLock, "acquire", acquire)
+    monkeypatch.setattr(locks.FileLock, "acquire", acquire)
     with pytest.raises(OutputError, match=r"claim cannot be locked: no locks here\."):
         do(make_runs(tmp_path, 1), tmp_path / "c")
 
 
 def test_a_lock_that_a_killed_process_would_leave_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison_claim, "FileLock", SoftFileLock)
+    monkeypatch.setattr(locks, "FileLock", SoftFileLock)
     with pytest.raises(OutputError, match="the disk has no locks"):
         do(make_runs(tmp_path, 1), tmp_path / "c")
 

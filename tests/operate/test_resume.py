@@ -1,5 +1,6 @@
 """Runs that were interrupted and go on: from any moment, and from nothing but their own state."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -326,16 +327,35 @@ def test_what_cannot_keep_states_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_loses_nothing_but_what_a_run_has_put_there(tmp_path: Path) -> None:
-    folder = StateFolder(tmp_path / "s")
+    folder, out, other = (
+        StateFolder(tmp_path / "s"),
+        tmp_path / "out.safetensors",
+        tmp_path / "other" / "out.safetensors",
+    )
     folder.write("run", {"number": 1})
     (folder.path / ".surgeon-01234567-0123456789abcdef.tmp").write_bytes(b"half a state")
-    folder.announce(tmp_path / "out.safetensors")
-    assert folder.announced(tmp_path / "out.safetensors")
-    assert not folder.announced(tmp_path / "other.safetensors")
-    assert not folder.announced(tmp_path / "other" / "out.safetensors")
-    folder.announce(tmp_path / "pictures\nof" / "mine")
-    assert folder.announced(tmp_path / "pictures\nof" / "mine")
-    assert not folder.announced(tmp_path / "mine")
+    other.parent.mkdir()
+    for path in (out, other, tmp_path / "third"):
+        path.write_bytes(b"mine")
+    sha256 = hashlib.sha256(b"mine").hexdigest()
+    folder.announce({out: sha256})
+    assert [folder.announced(path) for path in (out, other, tmp_path / "third")] == [True, False, False]
+    strange = tmp_path / "cards\nof" / "mine"
+    strange.parent.mkdir()
+    strange.write_bytes(b"mine")
+    folder.announce({strange: sha256})
+    assert folder.announced(strange)
+    # What a next try is about to put there takes nothing from what this one has put there, but for other content.
+    folder.announce({out: hashlib.sha256(b"other").hexdigest()})
+    assert folder.announced(out)
+    out.write_bytes(b"other")
+    assert folder.announced(out)
+    out.write_bytes(b"precious")
+    assert not folder.announced(out)
+    folder.announce({out: hashlib.sha256(b"third").hexdigest()})
+    out.write_bytes(b"mine")
+    assert not folder.announced(out)
+    out.write_bytes(b"third")
     folder.write("run", {"number": 2})
     folder.write("run", {"number": 3})
     (folder.path / "notes.txt").write_text("mine")

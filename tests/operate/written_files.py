@@ -32,7 +32,7 @@ IMPORTED = ("matplotlib.backends.backend_svg", "surgeon.cli.apply", "surgeon.cli
 STEPS = (
     (converting, "_program"), (converting, "_tried"), (converting, "check_input"), (torch.export, "export"),
     (torch.export, "save"), (torch.export, "load"), (torch.onnx, "export"), (run, "open_job"), (stored_plan, "encode"),
-    (build, "open_networks"), (build, "render"), (write, "refuse_existing"), (write, "_put"), (write, "_sync_folder"),
+    (build, "open_networks"), (build, "render"), (write, "refuse_existing"), (write, "_put"), (write, "sync_folder"),
     (Path, "open"),
 )  # fmt: skip
 """What of a command's work is a moment, before and after."""
