@@ -62,6 +62,9 @@ OF_THE_COMPARISON = ("methods", "seeds", "set", "layers", "partner", "no-recalib
 @data_options(hold_out=0.1)
 @tuning_options
 @click.option("-o", "--output", type=CHECKPOINT, metavar="DIR", help="Folder of results; <stem>-comparison by default.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace the comparison.json of other runs that is in the folder; the runs stay."
+)
 @click.option("--keep-weights", is_flag=True, help="Keep each run's weights; without it, only its record.")
 @save_every_option
 @click.option("--no-recalibrate", is_flag=True, help="Leave BatchNorm statistics as the operations made them.")
@@ -76,6 +79,7 @@ def command(
     settings: tuple[str, ...],
     partner: Path | None,
     output: Path | None,
+    overwrite: bool,
     keep_weights: bool,
     teacher: str | None,
     as_json: bool,
@@ -85,7 +89,7 @@ def command(
 
     Every run is kept in the folder of results and never done twice: the same command goes on where it was interrupted,
     more methods or seeds only add runs, and several such commands at once share them. comparison.json has what the last
-    command compared.
+    command compared; one that has other runs is only replaced with --overwrite.
 
     \b
     surgeon compare resnet50.safetensors --methods sofm,kernel-reactivation --data IMAGES --epochs 3 --seeds 5
@@ -118,7 +122,9 @@ def command(
 
     hooks = Hooks(view.track, on_run, render.stage_line, view.epoch, say_once)
     try:
-        comparison = compare(runs, folder, hooks, keep_weights=keep_weights, recipe=recipe_of(ctx, {}))
+        comparison = compare(
+            runs, folder, hooks, keep_weights=keep_weights, recipe=recipe_of(ctx, {}), overwrite=overwrite
+        )
     except KeyboardInterrupt:
         if folder.is_dir():
             render.say(f"The runs are kept in {folder}. The same command continues them:")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from surgeon.checkpoint import write_text
+from surgeon.checkpoint.display import listed
 from surgeon.checkpoint.write import remove_leftovers
 from surgeon.errors import OutputError
 from surgeon.operate.comparison import Comparison, compared
@@ -27,6 +28,7 @@ def compare(
     *,
     keep_weights: bool = False,
     recipe: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> Comparison:
     """Do the runs of a comparison that are not done yet, and return what came of all of them.
 
@@ -41,19 +43,23 @@ def compare(
         hooks: are told how the runs go.
         keep_weights: leave the weights of the runs that are done now in their folders.
         recipe: what the comparison's record says of how to repeat it.
+        overwrite: replace the record of an earlier comparison in the folder even where it has runs that this one has
+            not; the runs themselves stay.
 
     Returns:
         The comparison, which is also in `comparison.json` in the folder.
 
     Raises:
         SurgeonError: a method, an option, a layer or another input cannot be used, which is refused before the first
-            run; or the folder cannot be written to. A run that fails is no error.
+            run; or the folder cannot be written to, or holds the record of a comparison of other runs. A run that fails
+            is no error.
     """
-    _check_folder(folder)
+    _earlier(folder)
     known = check_runs(runs, folder, hooks.track, hooks.say)
     make_folder(folder)
     remove_leftovers(folder / COMPARISON)
     places = [Place(run, folder, one.terms, one.images) for run, one in zip(runs, known, strict=True)]
+    _check_earlier(folder, places, overwrite)
     before = sum(place.outcome() is not None for place in places)
     if before:
         hooks.say(f"{before} of {len(places)} runs are done already.")
@@ -77,6 +83,8 @@ def compare(
         recipe=recipe or {},
         notes=notes(rows, outcomes, places, folder),
     )
+    # Another process may have compared other runs meanwhile.
+    _check_earlier(folder, places, overwrite)
     _write(comparison, folder / COMPARISON)
     return comparison
 
@@ -111,15 +119,32 @@ def _settled(places: Sequence[Place], hooks: Hooks, keep_weights: bool) -> list[
             time.sleep(WAIT)
 
 
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder whose comparison would replace a file that is none of this kind."""
+def _earlier(folder: Path) -> set[str]:
+    """Return the names of the runs' folders that the comparison in a folder is of; none without one.
+
+    Raises:
+        OutputError: it is no folder, or the file of that name is none of this kind.
+    """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is no folder, and the results belong into one.", "Write elsewhere with -o.")
     try:
         content = read_told(folder / COMPARISON)
     except FileNotFoundError:
-        return
+        return set()
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict) or "surgeon" not in content or "rows" not in content:
         raise OutputError(f"{folder / COMPARISON} is not the record of a comparison.", "Write elsewhere with -o.")
+    runs = content.get("runs")
+    return {str(run.get("folder")) for run in (runs if isinstance(runs, list) else []) if isinstance(run, dict)}
+
+
+def _check_earlier(folder: Path, places: Sequence[Place], overwrite: bool) -> None:
+    """Refuse to replace the record of a comparison that has runs which are none of these places."""
+    lost = _earlier(folder) - {place.folder.name for place in places}
+    if lost and not overwrite:
+        raise OutputError(
+            f"{folder / COMPARISON} is the record of a comparison with other runs: {listed(sorted(lost))}.",
+            "Name its methods and seeds too, write elsewhere with -o, or pass --overwrite to replace the record; the "
+            "runs stay.",
+        )

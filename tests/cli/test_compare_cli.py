@@ -57,7 +57,7 @@ def test_a_table_a_verdict_and_a_folder_that_is_used_again(
     assert told["recipe"]["methods"] == "kernel-reactivation,reinit"
 
     # What a limit takes is decided by a run's own seed, and not by those of the others.
-    assert call(monkeypatch, "compare", checkpoint, *SMALL, *methods, "--seed", "1", "--seeds", "1") == 0
+    assert call(monkeypatch, "compare", checkpoint, *SMALL, *methods, "--seed", "1", "--seeds", "1", "--overwrite") == 0
     assert "3 of 3 runs are done already." in capsys.readouterr().err
 
 
@@ -203,5 +203,5 @@ def test_a_setting_without_a_method_belongs_to_the_one_that_knows_it() -> None:
 
 def test_all_options_of_fine_tuning_are_there() -> None:
     known, own = ({option.name for option in module.command.params} for module in (finetune, compare))
-    of_a_single_run = {"overwrite", "restart", "resume_changed", "tensorboard", "generations", "model_card"}
+    of_a_single_run = {"restart", "resume_changed", "tensorboard", "generations", "model_card"}
     assert known - own == of_a_single_run

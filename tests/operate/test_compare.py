@@ -52,7 +52,9 @@ def _one_graph() -> Iterator[None]:
         yield
 
 
-def do(runs: list[Run], folder: Path, *, keep_weights: bool = False, **hooks: Any) -> tuple[Comparison, list[str]]:
+def do(
+    runs: list[Run], folder: Path, *, keep_weights: bool = False, overwrite: bool = True, **hooks: Any
+) -> tuple[Comparison, list[str]]:
     """Return the comparison, and which of its runs were done for it."""
     done: list[str] = []
 
@@ -60,7 +62,7 @@ def do(runs: list[Run], folder: Path, *, keep_weights: bool = False, **hooks: An
         done.append(f"{run.name} {run.job.seed}")
 
     told = {"track": no_progress, "on_stage": len_of, "on_epoch": len_of, "say": len_of, **hooks}
-    return compare(runs, folder, Hooks(on_run=on_run, **told), keep_weights=keep_weights), done
+    return compare(runs, folder, Hooks(on_run=on_run, **told), keep_weights=keep_weights, overwrite=overwrite), done
 
 
 def changed(runs: list[Run], name: str, **values: Any) -> list[Run]:
@@ -424,6 +426,36 @@ def test_a_comparison_needs_a_method_and_a_folder_of_its_own(tmp_path: Path) -> 
     (tmp_path / "d" / COMPARISON).write_text("[1, 2]")
     with pytest.raises(OutputError, match="not the record of a comparison"):
         do(runs, tmp_path / "d")
+
+
+def test_the_record_of_other_runs_is_not_replaced_without_being_told_to(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    do(make_runs(tmp_path, 1, **{"by-chance": METHODS["by-chance"]}), folder, overwrite=False)
+    before = (folder / COMPARISON).read_bytes()
+    others = make_runs(tmp_path, 1, reinit=METHODS["reinit"])
+    done: list[Any] = []
+    with pytest.raises(OutputError, match=r"a comparison with other runs: by-chance-seed0-\w+\. .*--overwrite"):
+        do(others, folder, on_stage=done.append, overwrite=False)
+    assert done == []
+    assert (folder / COMPARISON).read_bytes() == before
+    both, _ = do(make_runs(tmp_path, 1), folder, overwrite=False)
+    assert {row.name for row in both.rows} >= set(METHODS)
+    do(others, folder, overwrite=True)
+    assert (folder / COMPARISON).read_bytes() != before
+
+
+def test_a_comparison_that_others_have_written_meanwhile_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+
+    def meanwhile(stage: Any) -> None:
+        told = {"surgeon": "0", "rows": [], "runs": [{"folder": "mine"}]}
+        (folder / COMPARISON).write_text(json.dumps(told))
+
+    runs = make_runs(tmp_path, 1, reinit=METHODS["reinit"])
+    with pytest.raises(OutputError, match="other runs: mine"):
+        do(runs, folder, on_stage=meanwhile, overwrite=False)
+    _, again = do(runs, folder)
+    assert again == []
 
 
 def outcome(name: str, seed: int, top1: float | None, reason: str | None = None) -> Outcome:
