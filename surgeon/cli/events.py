@@ -1,7 +1,9 @@
 """The figures of a run as events for TensorBoard."""
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,24 @@ from surgeon.tuning import EpochRecord
 class Events:
     """Writes events; nothing appears before the first stage has ended, and from the main process alone.
 
+    Where they cannot be written any more, the run goes on without them.
+
     The step of every figure is the number of epochs of fine-tuning that are over, all targets together.
 
     Args:
         directory: where to.
         options: what the run was asked for, kept as text beside the figures.
+        say: is told when events cannot be written any more.
 
     Raises:
         OutputError: the directory is a file.
     """
 
-    def __init__(self, directory: Path, options: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, options: Mapping[str, Any], say: Callable[[str], None]) -> None:
         self._directory = directory
         self._options = options
+        self._say = say
+        self._failed = False
         self._writer: SummaryWriter | None = None
         self._epochs = 0
         self._resumed: int | None = None
@@ -54,17 +61,33 @@ class Events:
     def close(self) -> None:
         """Write what is not written yet."""
         if self._writer is not None:
-            self._writer.close()
+            with self._passing_over():
+                self._writer.close()
 
     def _write(self, group: str, figures: Mapping[str, float | None]) -> None:
-        if not is_main():
+        if not is_main() or self._failed:
             return
         writer = self._writer or self._open()
-        for name, value in figures.items():
-            if value is not None:
-                writer.add_scalar(f"{group}/{name}", value, self._epochs)
-        # A run that is killed leaves the events of all that was finished.
-        writer.flush()
+        with self._passing_over():
+            for name, value in figures.items():
+                if value is not None:
+                    writer.add_scalar(f"{group}/{name}", value, self._epochs)
+            # A run that is killed leaves the events of all that was finished.
+            writer.flush()
+
+    @contextmanager
+    def _passing_over(self) -> Iterator[None]:
+        """Go on without events where they cannot be written; of its thread, TensorBoard would print a traceback."""
+        before = threading.excepthook
+        threading.excepthook = lambda failed: None if isinstance(failed.exc_value, OSError) else before(failed)
+        try:
+            yield
+        except OSError as error:
+            if not self._failed:
+                self._say(f"No more events are written to {self._directory}: {error.strerror}.")
+            self._failed = True
+        finally:
+            threading.excepthook = before
 
     def _open(self) -> SummaryWriter:
         try:
@@ -75,8 +98,9 @@ class Events:
                 f"No events can be written to {self._directory}: {error.strerror}.",
                 "Give another directory with --tensorboard.",
             ) from error
+        self._writer = writer
         # TensorBoard reads Markdown, in which an indented line is shown as it is.
         text = json.dumps(self._options, indent=2, default=str)
-        writer.add_text("options", "\n".join(f"    {line}" for line in text.splitlines()), 0)
-        self._writer = writer
+        with self._passing_over():
+            writer.add_text("options", "\n".join(f"    {line}" for line in text.splitlines()), 0)
         return writer

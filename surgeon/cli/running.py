@@ -82,6 +82,8 @@ def run_and_show(job: Job, *, as_json: bool, tensorboard: Path | None, last: boo
 
 
 def _events(job: Job, directory: Path) -> Events:
+    from surgeon.cli import render
+
     try:
         from surgeon.cli.events import Events
     except ImportError as error:
@@ -91,4 +93,4 @@ def _events(job: Job, directory: Path) -> Events:
         ) from error
     asked = {"method": job.method, "options": dict(job.options), "layers": job.layers, "teacher": job.teacher}
     files = {"checkpoint": job.checkpoint, "init": job.init, "output": job.result, "batch_size": job.batch_size}
-    return Events(directory, {**files, **asked, "tuning": dataclasses.asdict(job.tuning)})
+    return Events(directory, {**files, **asked, "tuning": dataclasses.asdict(job.tuning)}, render.say)

@@ -1,12 +1,15 @@
 """The events that TensorBoard reads, read back with its own reader."""
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 from command_line import ARCH, QUICK, call
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from surgeon.cli.events import Events
 from surgeon.errors import OutputError
@@ -39,7 +42,7 @@ def epoch(number: int, top1: float | None, **metrics: float) -> EpochRecord:
 
 def test_stages_and_epochs_of_several_targets_follow_each_other(tmp_path: Path) -> None:
     directory = tmp_path / "events"
-    events = Events(directory, {"method": "sofm", "lr": 0.5})
+    events = Events(directory, {"method": "sofm", "lr": 0.5}, print)
     assert not directory.exists()
     events.stage(stage("original", 50.0, None))
     events.epoch(epoch(0, 51.0))
@@ -63,13 +66,13 @@ def test_stages_and_epochs_of_several_targets_follow_each_other(tmp_path: Path) 
 
 
 def test_a_run_that_goes_on_goes_on_counting(tmp_path: Path) -> None:
-    first = Events(tmp_path, {})
+    first = Events(tmp_path, {}, print)
     first.stage(stage("original", 50.0, None))
     for number, top1 in enumerate((51.0, 52.0, 53.0)):
         first.epoch(epoch(number, top1))
     first.close()
     # The third epoch was over, but no state of it was written any more.
-    second = Events(tmp_path, {})
+    second = Events(tmp_path, {}, print)
     second.resume(2)
     second.epoch(epoch(2, 63.0))
     second.epoch(epoch(0, 64.0))
@@ -80,7 +83,7 @@ def test_a_run_that_goes_on_goes_on_counting(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_there_before_the_end(tmp_path: Path) -> None:
-    events = Events(tmp_path, {})
+    events = Events(tmp_path, {}, print)
     events.stage(stage("original", 50.0, None))
     assert scalars(read(tmp_path)) == {"original/top1": [(0, 50.0)]}
     events.close()
@@ -90,8 +93,8 @@ def test_a_directory_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.write_text("mine")
     with pytest.raises(OutputError, match="not a directory"):
-        Events(taken, {})
-    inside = Events(taken / "events", {})
+        Events(taken, {}, print)
+    inside = Events(taken / "events", {}, print)
     with pytest.raises(OutputError, match="No events can be written"):
         inside.stage(stage("original", 50.0, None))
 
@@ -123,3 +126,23 @@ def test_without_the_package_it_says_what_to_install(
     shown = capsys.readouterr().err
     assert "pip install tensorboard" in shown
     assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_where_there_is_no_room_for_events_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    events = Events(tmp_path / "events", {}, said.append)
+    events.stage(stage("original", 50.0, None))
+    assert said == []
+
+    def full(writer: RecordWriter, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    for number in range(3):
+        events.epoch(epoch(number, 50.0))
+    events.close()
+    assert said == [f"No more events are written to {tmp_path / 'events'}: No space left on device."]
+    # Nor has TensorBoard's own thread said anything.
+    assert "Traceback" not in capsys.readouterr().err
