@@ -13,6 +13,7 @@ import click
 
 from surgeon import __version__
 from surgeon.cli import voice
+from surgeon.cli.streams import guarded
 from surgeon.errors import LostProcessError, SurgeonError
 from surgeon.lost import named_loss
 from surgeon.memory import named_shortage
@@ -67,6 +68,7 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, _terminate)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(guarded())
         if not voice.is_main():
             nowhere = stack.enter_context(Path(os.devnull).open("w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
@@ -78,6 +80,7 @@ def _run() -> int:
     try:
         with named_loss(), named_shortage():
             code = cli(standalone_mode=False)
+        sys.stdout.flush()
         voice.part()
     except LostProcessError as error:
         _complain(f"Error: {error.problem}\n{error.remedy}", alone=True)
