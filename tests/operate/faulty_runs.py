@@ -459,6 +459,9 @@ class _FailingFile(io.RawIOBase):
     def tell(self) -> int:
         return self._file.tell()
 
+    def fileno(self) -> int:
+        return self._file.fileno()
+
     def readinto(self, buffer: Any) -> int:
         if self._left <= 0:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
