@@ -1,4 +1,4 @@
-"""Text in files that anybody may have written: of regular files alone, and no more of them than is asked for."""
+"""Files that anybody may have written: of regular files alone, and no more of them than is asked for."""
 
 import errno
 import os

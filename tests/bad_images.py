@@ -1,6 +1,7 @@
 """Folders of small images, and what may happen to some of them."""
 
 import io
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,17 @@ def _become_folder(path: Path) -> None:
     path.mkdir()
 
 
+def _become_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _become_link_to_pipe(path: Path) -> None:
+    os.mkfifo(path.with_name("pipe"))
+    path.unlink()
+    path.symlink_to("pipe")
+
+
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "vanished": _vanish,
     "a truncated JPEG": _truncate,
@@ -59,5 +71,6 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "text": lambda path: _write(path, b"no image"),
     "a decompression bomb": lambda path: _write(path, bomb()),
     "a folder": _become_folder,
+    **({"a pipe": _become_pipe, "a link to a pipe": _become_link_to_pipe} if hasattr(os, "mkfifo") else {}),
 }
 """What may happen to the file of an image."""

@@ -29,7 +29,7 @@ BELOW: dict[str, set[str]] = {
     # Fine-tuning stands above the methods, but knows none of them: any model can be tuned.
     "tuning": {"errors", "progress", "modes", "sound", "memory", "processes", "structure"},
     # Synthesized images are kept in files that are read and written like checkpoints.
-    "data": {"errors", "bounded_json", "checkpoint"},
+    "data": {"errors", "bounded_json", "bounded_file", "printable", "checkpoint"},
     "checkpoint": {"errors", "bounded_json", "bounded_file", "structure", "image_shape", "sound"},
     "exemplars": {"errors", "progress", "memory", "modes", "tuning", "data", "checkpoint"},
     "operate": {

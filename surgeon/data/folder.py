@@ -9,8 +9,11 @@ import torch
 from PIL.Image import Image
 from torchvision.datasets import ImageFolder
 
+from surgeon.bounded_file import open_regular
+from surgeon.checkpoint.display import listed
 from surgeon.data.images import LabelledImages
 from surgeon.errors import DataError
+from surgeon.printable import printable
 
 TRAINING = "train"
 VALIDATIONS = ("val", "validation", "test")
@@ -54,7 +57,8 @@ def open_folder(root: Path) -> Splits:
         _check_folder(root)
         return _splits(root)
     except (OSError, ValueError) as error:
-        raise DataError(f"The folder {str(root)!r} cannot be read: {error}.", "Check its permissions.") from error
+        problem = f"The folder {printable(str(root))} cannot be read: {printable(str(error))}."
+        raise DataError(problem, "Check its permissions.") from error
 
 
 def _splits(root: Path) -> Splits:
@@ -85,22 +89,21 @@ def _folders(folder: Path) -> list[Path]:
 
 def _check_folder(root: Path) -> None:
     if not root.exists():
-        raise DataError(f"The data {root} does not exist.", _REMEDY)
+        raise DataError(f"The data {printable(str(root))} does not exist.", _REMEDY)
     if not root.is_dir():
-        raise DataError(f"The data {root} is no folder.", _REMEDY)
+        raise DataError(f"The data {printable(str(root))} is no folder.", _REMEDY)
 
 
 def _images(root: Path) -> LabelledImages:
     if not _folders(root):
-        raise DataError(f"The folder {root} has no folders of classes in it.", _REMEDY)
+        raise DataError(f"The folder {printable(str(root))} has no folders of classes in it.", _REMEDY)
     folder = _Classes(str(root), allow_empty=True)
     labels = torch.tensor(folder.targets, dtype=torch.int64)
     counts = torch.bincount(labels, minlength=len(folder.classes))
     empty = [name for name, count in zip(folder.classes, counts.tolist(), strict=True) if count == 0]
     if empty:
-        more = f" and {len(empty) - 10} more" if len(empty) > 10 else ""
         raise DataError(
-            f"The folder {root} has no images for the classes {', '.join(empty[:10])}{more}.",
+            f"The folder {printable(str(root))} has no images for the classes {listed(empty)}.",
             "Put .jpg, .png, .bmp, .ppm, .pgm, .tif or .webp images into them, or remove them.",
         )
     paths = _Paths([path for path, _ in folder.samples])
@@ -112,7 +115,7 @@ class _Paths:
     paths: list[str]
 
     def read(self, index: int) -> Image:
-        with PIL.Image.open(self.paths[index]) as image:
+        with open_regular(Path(self.paths[index])) as file, PIL.Image.open(file) as image:
             image.load()
             return image
 
@@ -124,8 +127,8 @@ def _check_same_classes(splits: Splits, training: Path, validation: Path) -> Non
     assert splits.val is not None
     differing = sorted(set(splits.train.classes) ^ set(splits.val.classes))
     if differing:
+        first, second = printable(str(training)), printable(str(validation))
         raise DataError(
-            f"The classes of {training} and {validation} differ in {', '.join(differing[:10])}"
-            f"{' and more' if len(differing) > 10 else ''}.",
+            f"The classes of {first} and {second} differ in {listed(differing)}.",
             "Give both the same folders of classes.",
         )

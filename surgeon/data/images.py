@@ -146,7 +146,9 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         try:
             return self.images.read(index).convert(self.mode)
         except _BROKEN as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
+            # Pillow would name what it was given, which is an open file.
+            unknown = isinstance(error, PIL.UnidentifiedImageError)
+            reason = "it is no image" if unknown else str(error).partition("\n")[0] or type(error).__name__
             raise UnreadableImageError(f"The image {self.images.shown(index)} cannot be read ({reason}).") from None
 
 

@@ -1,5 +1,6 @@
 """Data sets by the names of timm's factory: torch/…, hfds/…, and the streams wds/…, tfds/… and hfids/…."""
 
+import io
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from PIL.Image import Image
 from timm.data import create_dataset
 from torch import Tensor
 
+from surgeon.bounded_file import open_regular
+from surgeon.checkpoint.display import listed, shown
 from surgeon.data.folder import Splits, validation_notes
 from surgeon.data.images import LabelledImages
 from surgeon.errors import DataError
@@ -65,7 +68,7 @@ def refusal(spec: str, error: BaseException) -> DataError:
         remedy = f"Install it: pip install {library}." if error.name else "Install it with pip."
     elif prefix(spec) == HUGGING_FACE:
         remedy = "Check the name on the Hub, or give a folder of parquet files."
-    return DataError(f"The data set {spec} cannot be opened: {reason}.", remedy)
+    return DataError(f"The data set {spec} cannot be opened: {shown(reason)}.", remedy)
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,23 @@ class _Torchvision:
     name: str
 
     def read(self, index: int) -> Image:
-        return self.dataset[index][0]
+        if (path := self._path(index)) is None:
+            return self.dataset[index][0]
+        # The library opens whatever stands there.
+        with open_regular(path):
+            return self.dataset[index][0]
 
     def where(self, index: int) -> str:
         return f"{self.name}[{index}]"
+
+    def _path(self, index: int) -> Path | None:
+        """The file of an image, where the data set keeps one for each."""
+        if hasattr(self.dataset, "all_categories"):
+            category, name = self.dataset.index[index]
+            return Path(self.dataset.root, self.dataset.all_categories[category], name)
+        # Of an ImageFolder, and of Places365.
+        files = getattr(self.dataset, "imgs", None)
+        return None if files is None else Path(files[index][0])
 
 
 def _open_torchvision(spec: str, root: Path | None, download: bool) -> Splits:
@@ -112,8 +128,10 @@ class _Reader:
     name: str
 
     def read(self, index: int) -> Image:
-        file, *_ = self.reader[index]
-        with file, PIL.Image.open(file) as image:
+        # Not by the reader's own item, for which it opens whatever stands at a path.
+        stored = self.reader.dataset[index][self.reader.image_key]
+        opened = io.BytesIO(stored["bytes"]) if stored["bytes"] else open_regular(Path(stored["path"]))
+        with opened as file, PIL.Image.open(file) as image:
             image.load()
             return image
 
@@ -180,7 +198,7 @@ def _column(features: Mapping[str, Any], usual: str, kind: type, spec: str) -> s
     found = [usual] if usual in features else [name for name, feature in features.items() if isinstance(feature, kind)]
     if len(found) != 1:
         raise DataError(
-            f"The data set {spec} has {len(found)} columns for the {usual}, among {', '.join(features)}.",
+            f"The data set {spec} has {len(found)} columns for the {usual}, among {listed(features)}.",
             "Give a data set with one image and one class label a row.",
         )
     return found[0]

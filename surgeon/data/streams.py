@@ -1,6 +1,7 @@
 """Data sets that can only be read from beginning to end: webdataset, TensorFlow, and Hugging Face's streams."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,15 @@ from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from surgeon.bounded_file import open_regular
+from surgeon.checkpoint.display import shown
 from surgeon.data import named
 from surgeon.data.transforms import Transform
+from surgeon.errors import DataError
 
 WEBDATASET = "wds"
+INFOS = ("_info.json", "info.json")
+"""What timm looks for beside the shards, in this order."""
 
 
 class ImageStream(IterableDataset[tuple[Tensor, int]]):
@@ -86,10 +92,13 @@ def open_stream(
         DataError: the stream or its library is missing.
     """
     family, _, name = spec.partition("/")
+    is_webdataset = family.lower() == WEBDATASET
+    if is_webdataset:
+        _check_files(spec, [os.path.join(name, part) for part in INFOS])
     try:
         stream = create_dataset(
             spec,
-            root=name if family.lower() == WEBDATASET else (str(root) if root else None),
+            root=name if is_webdataset else (str(root) if root else None),
             split=split,
             is_training=shuffle,
             input_img_mode="L" if channels == 1 else "RGB",
@@ -97,7 +106,26 @@ def open_stream(
         )
     except named.FAILURES as error:
         raise named.refusal(spec, error) from error
+    if is_webdataset:
+        _check_files(spec, [os.path.join(name, shard) for shard in stream.reader.split_info.filenames])
     stream.transform = transform
     # timm would give each process a part of the stream, some images twice; whoever loads the batches shares them out.
     stream.reader.dist_rank, stream.reader.dist_num_replicas = 0, 1
     return ImageStream(stream, limit)
+
+
+def _check_files(spec: str, paths: Iterable[str]) -> None:
+    """Refuse to wait for a pipe; what does not exist here may be an address, which the library opens.
+
+    Raises:
+        DataError: one of the paths exists and is no regular file.
+    """
+    for path in filter(os.path.exists, paths):
+        try:
+            with open_regular(Path(path)):
+                pass
+        except OSError as error:
+            raise DataError(
+                f"The data set {spec} cannot be opened: {shown(path)} cannot be read ({error.strerror}).",
+                "Give regular files as its shards.",
+            ) from error

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -187,6 +188,20 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     assert "ant" in problem
     assert "dog" in problem
     assert _refusal("a\0b")
+
+
+def test_names_of_classes_stay_in_one_short_line(tmp_path: Path) -> None:
+    for number in range(12):
+        (tmp_path / "hole" / f"new\nline{number:03}{'x' * 100}").mkdir(parents=True)
+    problem = _refusal(tmp_path / "hole")
+    assert r"new\nline000" in problem
+    assert problem.endswith(" and 2 more.")
+    _write(tmp_path / "pair\nx" / "train", classes=("ant\x1b[2J", "bee"))
+    _write(tmp_path / "pair\nx" / "val", classes=("bee",))
+    differing = _refusal(tmp_path / "pair\nx")
+    assert r"ant\x1b[2J" in differing
+    for one in (problem, differing, _refusal(tmp_path / "none\nx"), _refusal(tmp_path / "pair\nx" / "val" / "bee")):
+        assert one.isprintable()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -419,6 +434,46 @@ def test_streams(tmp_path: Path) -> None:
     images, labels = next(iter(make_loader(data.val, batch_size=5)))
     assert images.shape == (5, 3, 16, 16)
     assert labels.tolist() == [0, 1, 0, 1, 0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+@pytest.mark.parametrize("kind", ["torch/folder", "torch/inaturalist", "hfds"])
+def test_a_pipe_among_the_images_of_a_library_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    names = [f"{number:05}_a_b_c_d_e_f_g{number}" for number in range(2)]
+    folders = {"torch/inaturalist": ("2021_train", "2021_valid")}.get(kind, ("train", "val"))
+    for folder in folders:
+        _write(tmp_path / folder, classes=names)
+    spec = kind
+    if kind == "hfds":
+        datasets = pytest.importorskip("datasets")
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
+        paths = [str(tmp_path / "train" / name / f"{place}.png") for name in names for place in range(4)]
+        rows = {"image": [{"bytes": None, "path": path} for path in paths], "label": [0] * 4 + [1] * 4}
+        (tmp_path / "set").mkdir()
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "train.parquet")
+        spec = f"hfds/{tmp_path / 'set'}"
+    images = open_data(spec, CONFIG, root=tmp_path / "cache" if kind == "hfds" else tmp_path, hold_out=0.0).calibration
+    place = _levels(images).index(120)
+    pipe = tmp_path / folders[0] / names[1] / "2.png"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match=r"cannot be read \(.*it is no regular file"):
+        images[place]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+@pytest.mark.parametrize("name", ["_info.json", "train-0.tar"])
+def test_a_pipe_among_the_shards_is_refused_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "train-0.tar").touch()
+    split = SimpleNamespace(filenames=("train-0.tar",))
+    reader = SimpleNamespace(split_info=split, class_to_idx={})
+    monkeypatch.setattr("surgeon.data.streams.create_dataset", lambda *_, **__: SimpleNamespace(reader=reader))
+    open_data(f"wds/{tmp_path}", CONFIG)
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    assert f"{name} cannot be read (it is no regular file)" in _refusal(f"wds/{tmp_path}")
 
 
 def test_check_classes(tmp_path: Path) -> None:
