@@ -121,6 +121,14 @@ def test_unknown_names_in_the_header(name: str) -> None:
     assert "\x1b" not in str(error)
 
 
+@pytest.mark.parametrize("tag", ["a" * 100_000, "new\nline\x1b[2J", "a1_in1kk"])
+def test_an_unknown_tag_is_refused_in_one_short_line(tag: str) -> None:
+    problem = _refusal(_checkpoint("x.safetensors", {"architecture": f"resnet18.{tag}"})).problem
+    assert problem.startswith("timm has no network named")
+    assert problem.isprintable()
+    assert len(problem) < 300
+
+
 def _config(tmp_path: Path, config: Any) -> Path:
     (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     return tmp_path / "model.safetensors"

@@ -352,6 +352,19 @@ def test_missing_surplus_and_misshapen_tensors_are_listed_with_both_shapes() -> 
     ]
 
 
+# torch would warn of layers without weights.
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("conv1.weight", (0, 3, 7, 7)), ("conv1.weight", (64, 0, 7, 7)), ("fc.weight", (0, 512)), ("more", (0, 2))],
+)
+def test_nothing_is_built_for_tensors_without_numbers(name: str, shape: tuple[int, ...]) -> None:
+    architecture = Architecture("timm", "resnet18", {"num_classes": 2})
+    tensors = timm.create_model("resnet18", num_classes=2).state_dict() | {name: torch.zeros(shape)}
+    with pytest.raises(CheckpointError, match=name):
+        build(architecture, _checkpoint(tensors))
+
+
 def test_the_list_ends_after_ten() -> None:
     problem = _refusal(_small(), {f"t{index:02}": torch.zeros(1) for index in range(20)})
     lines = problem.splitlines()

@@ -54,7 +54,7 @@ def parse_architecture(text: str) -> Architecture:
         return _torchvision(text.removeprefix(TORCHVISION_PREFIX))
     if names_file(text):
         return _file(text)
-    if not timm.is_model(text):
+    if not timm.is_model(text) or not _has_known_tag(text):
         raise _unknown("timm", text, timm.list_models())
     return Architecture("timm", text)
 
@@ -95,6 +95,15 @@ def _torchvision(name: str) -> Architecture:
     if name not in names:
         raise _unknown("torchvision", name, names)
     return Architecture("torchvision", name)
+
+
+def _has_known_tag(name: str) -> bool:
+    """Whether what follows the dot in a name of timm's, if anything, is one of the network's published weights."""
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _file(text: str) -> Architecture:

@@ -29,7 +29,7 @@ def _auxiliary_arguments(skeleton: nn.Module, found: list[Misfit]) -> Iterator[d
 def _channels_argument(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
     """The checkpoint's number of input channels, where the first misshapen convolution differs in these only."""
     del skeleton
-    for wanted, given in misshapen(found):
+    for wanted, given in _guiding(found):
         if len(wanted) == len(given) == CONVOLUTION_AXES and wanted[:1] + wanted[2:] == given[:1] + given[2:]:
             yield from ({argument: given[1]} for argument in INPUT_CHANNELS)
             return
@@ -41,7 +41,7 @@ def _classes_argument(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict
     Other tensors may be misshapen too: then the classifier shall not be listed among them.
     """
     del skeleton
-    sizes = [given[0] for wanted, given in misshapen(found) if wanted and given and wanted[1:] == given[1:]]
+    sizes = [given[0] for wanted, given in _guiding(found) if wanted and given and wanted[1:] == given[1:]]
     yield from ({NUM_CLASSES: size} for size in list(dict.fromkeys(reversed(sizes)))[:MOST_GUESSES])
 
 
@@ -55,12 +55,17 @@ def misshapen(found: list[Misfit]) -> list[tuple[tuple[int, ...], tuple[int, ...
     return [(wanted, given) for wanted, given in pairs if wanted != given]
 
 
+def _guiding(found: list[Misfit]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Those of which the file's has numbers: no network was built with none of anything."""
+    return [(wanted, given) for wanted, given in misshapen(found) if all(given)]
+
+
 def _added_classifier(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
     """The common size of surplus tensors, for networks that have no classifier by default."""
     del skeleton
     surplus = [misfit.found for misfit in found if misfit.wanted is None and misfit.found is not None]
     sizes = {tuple(tensor.shape[:1]) for tensor in surplus}
-    if len(sizes) == 1 and len(surplus) == len(found) and surplus[0].ndim:
+    if len(sizes) == 1 and len(surplus) == len(found) and surplus[0].numel():
         yield {NUM_CLASSES: surplus[0].shape[0]}
 
 
