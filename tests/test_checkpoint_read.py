@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import pickle
+import tarfile
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -139,12 +141,49 @@ def test_the_content_decides_and_not_the_suffix(tmp_path: Path, zipped: bool) ->
         (gzip.compress(b"x" * 99, mtime=0), "compressed with gzip"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "an HDF5 file"),
         (b"GGUF" + bytes(50), "a GGUF file"),
+        (b"\xef\xbb\xbf\r\n  <HTML>", "a web page"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "a PNG image"),
+        (b"\xff\xd8\xff\xe0" + bytes(50), "a JPEG image"),
+        (b"\xfd7zXZ\0" + bytes(50), "compressed with xz"),
     ],
 )
 def test_files_of_other_kinds_are_called_what_they_are(tmp_path: Path, name: str, content: bytes, what: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     assert f"is {what}" in _refusal(path)
+
+
+def test_a_header_whose_length_looks_like_another_kind_is_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    header = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'.ljust(0x8B1F)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x07")
+    assert path.read_bytes().startswith(b"\x1f\x8b")
+    assert read(path).tensors["a"].tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (bytes(4096), "does not begin as a file of torch.save does"),
+        (b"Plain text", "does not begin as a file of torch.save does"),
+        (b"(lp0\nI1\na.", "does not begin as a file of torch.save does"),
+        (pickle.dumps({"a": 1}, protocol=4), "it is of protocol 4, and torch.save writes 2"),
+    ],
+)
+def test_what_is_none_of_torchs_is_no_state_dict_with_a_wrong_step(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "net.bin"
+    path.write_bytes(content)
+    assert says in _refusal(path)
+
+
+def test_an_archive_of_anything_is_called_that(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weights.npy", bytes(1000))
+    assert "is a zip archive without the pickle" in _refusal(path)
+    with tarfile.open(path, "w") as old:
+        old.addfile(tarfile.TarInfo("x"))
+    assert "is a tar archive" in _refusal(path)
 
 
 def test_nested_twice(tmp_path: Path) -> None:

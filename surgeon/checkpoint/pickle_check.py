@@ -43,6 +43,7 @@ EMPTY_LIST, EMPTY_MAPPING, EMPTY_SET = ord("]"), ord("}"), 0x8F
 TUPLE, APPEND, APPENDS, SETITEM, SETITEMS = ord("t"), ord("a"), ord("e"), ord("s"), ord("u")
 REDUCE, NEWOBJ, BUILD, PERSISTENT, PROTOCOL = ord("R"), 0x81, ord("b"), ord("Q"), 0x80
 LONGEST_LINE = 1000
+PROTOCOL_OF_TORCH = 2
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class _Look:
         self._below: list[list[Value]] = []
         self._memo: dict[int, Value] = {}
         self._storages: dict[str, Storage] = {}
-        self._long = 0
+        self._long, self._of = 0, PROTOCOL_OF_TORCH
         self._steps: dict[int, Callable[[], None]] = {
             MARK: self._mark, GLOBAL: self._global, LONG1: self._number, TEXT: self._text, SHORT_BYTES: self._bytes,
             EMPTY_LIST: lambda: self._stack.append(Value(Kind.LIST, 0)),
@@ -97,7 +98,7 @@ class _Look:
             APPEND: lambda: self._extend([self._stack.pop()]), APPENDS: lambda: self._extend(self._to_mark()),
             SETITEM: self._set_one, SETITEMS: lambda: self._set(self._to_mark()),
             REDUCE: self._call, NEWOBJ: self._call, BUILD: self._build, PERSISTENT: self._storage,
-            PROTOCOL: self._skip_one,
+            PROTOCOL: self._protocol,
         }  # fmt: skip
 
     def seen(self) -> Seen:
@@ -124,7 +125,9 @@ class _Look:
             elif step in self._steps:
                 self._steps[step]()
             else:
-                raise PickleError(f"it has the step {step:#04x}, which a state dict needs not")
+                later = f"it is of protocol {self._of}, and torch.save writes {PROTOCOL_OF_TORCH}"
+                unknown = f"it has the step {step:#04x}, which a state dict needs not"
+                raise PickleError(later if self._of > PROTOCOL_OF_TORCH else unknown)
 
     def _read(self, layout: struct.Struct) -> int:
         (number,) = layout.unpack_from(self._content, self._place)
@@ -179,7 +182,8 @@ class _Look:
         # As the unpickler does it: two texts that differ are not to look the same.
         self._stack.append(Value(Kind.TEXT, size, hashed=True, name=name.decode(errors="surrogatepass")))
 
-    def _skip_one(self) -> None:
+    def _protocol(self) -> None:
+        self._of = self._content[self._place]
         self._place += 1
 
     def _extend(self, items: list[Value]) -> None:

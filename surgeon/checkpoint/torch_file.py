@@ -21,6 +21,9 @@ from surgeon.checkpoint.zip_directory import ArchiveError, records
 from surgeon.errors import CheckpointError
 
 ZIP_MAGIC = b"PK\x03\x04"
+PICKLE_MAGIC = b"\x80"
+"""The step that tells the protocol, with which each pickle starts that torch.save writes."""
+
 TORCHSCRIPT = b"/constants.pkl"
 PICKLES = b".pkl"
 PICKLES_BEFORE_KEYS = 4
@@ -28,8 +31,7 @@ PICKLES_BEFORE_KEYS = 4
 
 _REMEDY = "Fetch the file again, or save its state dict with torch.save."
 _ALONE = (
-    "Save its state dict alone, and only if you trust the file, since this runs what it holds: "
-    "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path)."
+    "Have whoever made it save the weights alone: safetensors.torch.save_file(model.state_dict(), 'NAME.safetensors')."
 )
 
 # What the restricted unpickler and the zip reader raise on damaged files.
@@ -66,9 +68,11 @@ def _look_through(path: Path, zipped: bool) -> None:
     """Refuse what would cost more than it is worth, before PyTorch sees it."""
     if not zipped and _is_tar(path):
         raise CheckpointError(
-            f"{path} is a tar archive, as PyTorch before 0.2 wrote them.",
-            "Load it with a PyTorch of that time, and save its state dict with torch.save.",
+            f"{path} is a tar archive, of whatever files, or as PyTorch before 0.2 wrote them.",
+            f"Unpack it where it holds a checkpoint, and give that. {_ALONE}",
         )
+    if not zipped and not _begins_as_pickle(path):
+        raise CheckpointError(f"{path} does not begin as a file of torch.save does.", _REMEDY)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
             if zipped:
@@ -97,6 +101,8 @@ def _check_archive(path: Path, content: mmap.mmap) -> None:
     held = records(content)
     if any(record.name.endswith(TORCHSCRIPT) for record in held):
         raise _refusal(path, "TorchScript")
+    if not any(record.name.lower().endswith(PICKLES) for record in held):
+        raise ArchiveError("is a zip archive without the pickle that torch.save puts into its own")
     if not all(record.plain for record in held):
         raise ArchiveError("has records that are compressed or encrypted, as those of PyTorch never are")
     budget, by_name = Budget(len(content)), {record.name.lower(): record for record in held}
@@ -112,8 +118,6 @@ def _is_tar(path: Path) -> bool:
     """Whether PyTorch would take a file for one of its oldest: it then makes a folder, even to refuse it."""
     with path.open("rb") as file:
         start = file.read(tarfile.BLOCKSIZE)
-    if len(start) == tarfile.BLOCKSIZE and not any(start):
-        return True
     # The first header only: those behind it may be any number, and each may lead to the next.
     try:
         tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
@@ -122,6 +126,11 @@ def _is_tar(path: Path) -> bool:
     except (ValueError, OverflowError):
         return True
     return True
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(PICKLE_MAGIC)) == PICKLE_MAGIC
 
 
 def _refusal(path: Path, message: str) -> CheckpointError:
