@@ -212,7 +212,7 @@ def _figures(entry: Entry) -> dict[str, float | None]:
 def _stage(stage: Entry) -> StageFigures:
     return StageFigures(
         name=stage.get("name").name(),
-        target=stage.get("target").optional(Entry.name),
+        target=stage.get("target").optional(Entry.text),
         top1=stage.get("top1").figure(),
         top5=stage.get("top5").figure(),
         loss=stage.get("loss").figure(),
@@ -225,7 +225,7 @@ def _stage(stage: Entry) -> StageFigures:
 
 def _epoch(epoch: Entry) -> EpochFigures:
     return EpochFigures(
-        target=epoch.get("target").optional(Entry.name),
+        target=epoch.get("target").optional(Entry.text),
         phase=epoch.get("phase").optional(Entry.name),
         lr=epoch.get("lr").figure(),
         train_loss=epoch.get("train_loss").figure(),

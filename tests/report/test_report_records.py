@@ -38,6 +38,15 @@ def test_texts_are_made_printable(tmp_path: Path) -> None:
     assert run.arch == r"a\x00b"
 
 
+def test_a_run_on_all_layers_of_a_deep_network_is_read(tmp_path: Path) -> None:
+    layers = [f"layer{number}.{block}.conv1" for number in range(4) for block in range(40)]
+    target = ", ".join(layers)
+    stages, epochs = [stage("operated", 12.5, target=target)], [epoch(0, 50.0, target=target)]
+    run = read_run(written(tmp_path, "a.json", record(targets=layers, stages=stages, epochs=epochs)))
+    assert len(target) > 2000
+    assert run.stages[0].target == run.epochs[0].target == target
+
+
 @pytest.mark.parametrize(
     ("change", "place"),
     [
