@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from surgeon.printable import printable_lines
 from surgeon.report.comparison import ComparisonRecord
 from surgeon.report.drawing import SERIES
 from surgeon.report.groups import Group
@@ -49,10 +50,10 @@ def render(
         notes: what a reader of the page should know.
         comparisons: whose recipes are shown in place of those of their runs.
     """
-    # Everything is escaped but the package's own files and the pictures, in which all names are escaped already.
+    # Everything is escaped and made printable but the package's own files and the pictures, in which all names are so.
     environment = Environment(
         loader=PackageLoader("surgeon.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=_printable,
     )  # fmt: skip
     environment.filters["cell"] = shown
     runs = [run for group in groups for run in group.runs]
@@ -85,6 +86,11 @@ def render(
         version=metadata.version("surgeon"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _printable(value: Any) -> Any:
+    # Names of layers are a network's own, and on the page as they are. What is marked as safe is of another type.
+    return printable_lines(value) if type(value) is str else value
 
 
 def title_of(groups: Sequence[Group]) -> str:

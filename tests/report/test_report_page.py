@@ -14,6 +14,7 @@ from surgeon.report.build import Report, make_report
 from surgeon.report.course import epochs_chart, stages_chart
 from surgeon.report.groups import grouped
 from surgeon.report.networks import Files
+from surgeon.report.page import Section, render
 from surgeon.report.panel import Missing, Picture, Table, brief, shown
 from surgeon.report.recipe import command, toml
 
@@ -118,6 +119,15 @@ def test_a_page_refers_to_nothing_outside_of_it(tmp_path: Path, text: str) -> No
     assert policy.startswith("default-src 'none'")
     assert "unsafe-eval" not in policy
     assert not re.search(r"script-src[^;]*unsafe", policy)
+
+
+def test_names_of_a_network_are_printable_on_the_page(tmp_path: Path) -> None:
+    name = "layers.\x1b[2J\u202ertl\x07.<b>"
+    picture = Picture("scales", name, name, "<svg/>", "<svg/>", Table(("layer", name), ((name, 1),)))
+    panels = (picture, Missing(name, name, name))
+    html = render(grouped([read_run(written(tmp_path, "a.json", record()))]), [Section(name, panels)], [name])
+    assert not [letter for letter in html if not (letter.isprintable() or letter == "\n")]
+    assert html.count(r"layers.\x1b[2J\u202ertl\x07.&lt;b&gt;") >= 8
 
 
 def test_names_of_elements_are_there_once(tmp_path: Path) -> None:
