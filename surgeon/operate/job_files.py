@@ -42,7 +42,7 @@ def outputs(job: Job) -> list[Named]:
         files.append(("the exemplars", job.exemplar_file))
         if job.exemplars.pictures is not None:
             files.append(("the exemplars' pictures", job.exemplars.pictures))
-    return [*files, *(("a report", path) for path in job.reports)]
+    return [*files, *(("the model card", path) for path in job.reports)]
 
 
 def check_files(job: Job) -> None:
