@@ -18,6 +18,7 @@ from surgeon.errors import OptionError
 from surgeon.operate.inputs import Subject, measured_inputs
 from surgeon.operate.moments import forget
 from surgeon.operate.several import agreed, placed
+from surgeon.operate.soundness import check_operated
 from surgeon.progress import Track, Training
 from surgeon.tuning import BatchLoss, EpochByEpoch, State, TuningConfig
 from surgeon.tuning.state import fitting_state
@@ -101,7 +102,7 @@ class Partner:
     def settle(self) -> None:
         """Carry out what was planned, or leave it to the next epoch if there is an optimizer with a memory of it."""
         if self._pending is not None and not (self._epochs is not None and self._epochs.begun):
-            execute(self._model, self._pending)
+            self._execute(self._pending)
             self._pending = None
 
     def state(self) -> State | None:
@@ -132,9 +133,13 @@ class Partner:
         if self._epochs is not None:
             self._epochs.close()
 
+    def _execute(self, made: Plan) -> None:
+        execute(self._model, made)
+        check_operated(self._model, f"{self._subject.method.name} on the partner")
+
     def _carry_out(self, epoch: int, optimizer: Optimizer) -> None:
         if self._pending is not None:
-            execute(self._model, self._pending)
+            self._execute(self._pending)
             forget(optimizer, self._model, self._pending)
             self._pending = None
 

@@ -16,6 +16,7 @@ from surgeon.operate.holding import before, clear, masks_of, read_back, sets_of,
 from surgeon.operate.inputs import Subject, measured_inputs, plain_inputs
 from surgeon.operate.late import too_late
 from surgeon.operate.several import agreed
+from surgeon.operate.soundness import check_operated
 from surgeon.operate.work import Round
 from surgeon.processes import count
 from surgeon.tuning import BetweenEpochs, Held, Sparsity, State, TuningConfig
@@ -107,6 +108,7 @@ class Phases:
         kept = (before(edit, tensors) if subject.method.recalls else edit for edit in sets_of(made))
         replaced = tuple(kept) if phase.holds else ()
         execute(subject.model, made)
+        check_operated(subject.model, subject.method.name)
         # Whatever an optimizer does to entries without a gradient, it begins with them anew.
         clear(optimizer, subject.model, self.held.masks)
         self._hold(replaced)

@@ -13,6 +13,7 @@ from surgeon.operate.inputs import Subject, plain_inputs
 from surgeon.operate.late import too_late
 from surgeon.operate.recalibration import recalibrated
 from surgeon.operate.several import agreed
+from surgeon.operate.soundness import check_operated
 from surgeon.operate.work import Round
 from surgeon.tuning import BetweenEpochs, Held, Sparsity, State, TuningConfig
 from surgeon.tuning.state import fitting_state
@@ -161,6 +162,7 @@ class Sparsifying:
         made = agreed(lambda: subject.method.make_plan(inputs, subject.config))
         clear(optimizer, subject.model, self.held.masks)
         done = carried_out(subject, made, course, seed, optimizer, last=last)
+        check_operated(subject.model, subject.method.name)
         self.hold(done)
         if self._recalibrate:
             recalibrated(subject, done, self._tuning.freeze)

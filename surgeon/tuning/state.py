@@ -55,7 +55,7 @@ class Saving:
             epoch: how far the present epoch has come; None between epochs.
 
         Raises:
-            DivergenceError: a weight or a running statistic is NaN or infinite.
+            DivergenceError: a weight or a running statistic is NaN or infinite, or a running variance below zero.
         """
         check_weights(run)
         self.write(run_state(run, epoch))
@@ -191,18 +191,27 @@ def check_weights(run: Run) -> None:
     """Stop a run whose network is spoilt.
 
     Raises:
-        DivergenceError: a weight or a running statistic is NaN or infinite.
+        DivergenceError: a weight or a running statistic is NaN or infinite, or a running variance below zero.
     """
     weights = [local(parameter.detach()) for parameter in run.module.parameters() if parameter.requires_grad]
     weights += [local(tensor) for _, tensor in statistics(run.module)]
-    spoilt = (~torch.stack([weight.isfinite().all() for weight in weights])).sum()
+    variances = [local(tensor) for name, tensor in statistics(run.module) if name.endswith("running_var")]
+    no_numbers = [~weight.isfinite().all() for weight in weights]
+    spoilt = torch.stack([*no_numbers, *((variance < 0).any() for variance in variances)]).int()
     if is_divided(run.module):
         # Each process sees a part, and all of them stop together.
         add_up(spoilt)
-    if bool(spoilt):
+    # Read once: each reading waits for the device.
+    found = spoilt.tolist()
+    if any(found[: len(weights)]):
         raise DivergenceError(
             f"A weight or a running statistic became NaN or infinite after {run.updates} updates.",
             f"Lower the learning rate (it is {run.lr:g}, and was {run.config.lr:g} at first), or clip the gradient.",
+        )
+    if any(found):
+        raise DivergenceError(
+            f"A running variance fell below zero after {run.updates} updates.",
+            "Give the BatchNorm layers a momentum from 0 to 1, or freeze their statistics (--freeze).",
         )
 
 

@@ -18,6 +18,7 @@ from surgeon.edit.plan import Plan, Set
 from surgeon.errors import CheckpointError, DataError, DivergenceError, LayerError, OptionError, SurgeonError
 from surgeon.measure.bn import recalibrate
 from surgeon.methods import METHODS, make_config
+from surgeon.operate import partner, phases, sparsifying
 from surgeon.tuning import TuningConfig
 
 SIZE = 4
@@ -221,6 +222,40 @@ def test_variances_that_an_operation_makes_negative_are_refused() -> None:
         surgeon.apply(model, plan=Plan("sofm", {}, (), (edit,), {}, ()), epochs=0, graph=graph_of(5, 7, 3))
 
 
+def spoiling(monkeypatch: pytest.MonkeyPatch, room: Any, name: str) -> None:
+    """Let what carries plans out there spoil the network besides."""
+    carried_out = getattr(room, name)
+
+    def spoil(given: Any, *arguments: Any, **options: Any) -> Any:
+        done = carried_out(given, *arguments, **options)
+        model = given if isinstance(given, nn.Module) else given.model
+        model.get_submodule("two.1").running_var[0] = -1e-3
+        return done
+
+    monkeypatch.setattr(room, name, spoil)
+
+
+@pytest.mark.parametrize(
+    ("method", "room", "name", "options"),
+    [
+        ("repr", phases, "execute", {"s1": 1, "s2": 1, "n": 1, "ratio": 0.5}),
+        ("dsd", phases, "execute", {"s1": 1, "s2": 1, "n": 1}),
+        ("neural-rejuvenation", sparsifying, "carried_out", {"sparsify": 1}),
+        ("filter-grafting on the partner", partner, "execute", {"every": 1}),
+    ],
+)
+def test_what_an_operation_spoils_during_fine_tuning_is_laid_to_the_operation(
+    monkeypatch: pytest.MonkeyPatch, method: str, room: Any, name: str, options: dict[str, Any]
+) -> None:
+    spoiling(monkeypatch, room, name)
+    model, loader = network(), images()
+    with torch.no_grad():
+        # A dead channel, for the methods that revive some.
+        model.two[1].weight[1] = 0
+    with pytest.raises(DivergenceError, match=rf"By {method}, variances in two\.1\.running_var fell below zero"):
+        operated(method.partition(" ")[0], model, loader, train=loader, epochs=3, val=None, **options)
+
+
 @pytest.mark.parametrize("method", ["dsd", "repr"])
 @pytest.mark.parametrize("width", [3, 1])
 def test_methods_that_work_during_fine_tuning_leave_a_sound_network(method: str, width: int) -> None:
@@ -239,6 +274,15 @@ def test_fine_tuning_ends_where_a_running_statistic_is_no_number_any_more() -> N
     loader = images(factor=LOUD)
     with pytest.raises(DivergenceError, match="running statistic became NaN or infinite"):
         surgeon.finetune(network(), loader, epochs=1, tuning=TuningConfig(lr=1e-30))
+
+
+def test_fine_tuning_ends_where_a_running_variance_has_fallen_below_zero() -> None:
+    model = network()
+    # Twice the new one less the old one.
+    model.one[1].momentum = 2.0
+    with pytest.raises(DivergenceError, match=r"A running variance fell below zero after 1 updates\.") as caught:
+        surgeon.finetune(model, images(factor=1e-3, batch=6), compared=False, epochs=1, tuning=TuningConfig(lr=1e-30))
+    assert "momentum" in caught.value.remedy
 
 
 @pytest.mark.parametrize("label", [3, -1])
