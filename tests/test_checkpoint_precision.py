@@ -163,6 +163,49 @@ def test_what_outgrows_the_files_type_is_kept_as_it_was_computed_and_reported(tm
     assert sentence in said
 
 
+def test_what_becomes_zero_in_the_files_type_is_told(tmp_path: Path) -> None:
+    stored(tmp_path / "a.safetensors", torch.float8_e4m3fn)
+    model = surgeon.load(tmp_path / "a.safetensors", ARCH)
+    assert fitting_types(model, [model.state_dict()])[1] == []
+    # The smallest value of the type is 2 ** -9; a half of it goes to the even one of its neighbours, which is zero.
+    with torch.no_grad():
+        model.one[1].bias[:] = torch.tensor([2.0**-9, -(2.0**-10), 1e-4, *[0.0] * (len(model.one[1].bias) - 3)])
+        model.head.bias[:] = torch.tensor([1.0, 2.0, 2.0**-8])
+    types, notes = fitting_types(model, [model.state_dict()])
+    assert types["one.1.bias"] == torch.float8_e4m3fn
+    assert notes == [
+        "2 values of 3 other than zero (67 %) become zero in one.1.bias: too small for float8_e4m3fn, which the file "
+        "has them in. All figures are of the network as it was before. To keep them, start from a copy of the "
+        "checkpoint in float32."
+    ]
+    surgeon.save(tmp_path / "b.safetensors", model)
+    assert load_file(tmp_path / "b.safetensors")["one.1.bias"].float().count_nonzero() == 1
+
+
+def test_of_several_states_that_is_told_which_loses_most() -> None:
+    model = nn.Linear(1, 200, bias=False)
+    vars(model)["surgeon_types"] = {"weight": torch.float16}
+    state = {"weight": torch.full((200, 1), 1.0)}
+    few, more = ({"weight": state["weight"].index_fill(0, torch.arange(count), 1e-9)} for count in (2, 3))
+    # One of a hundred is the ordinary loss of rounding.
+    assert fitting_types(model, [state, few])[1] == []
+    (note,) = fitting_types(model, [state, few, more])[1]
+    assert note.startswith("3 values of 200 other than zero (1.5 %) become zero in weight: too small for float16")
+
+
+def test_a_run_tells_what_its_file_has_lost_to_rounding(tmp_path: Path) -> None:
+    tensors = stored(tmp_path / "a.safetensors", torch.float8_e4m3fn)
+    save_file(tensors | {"two.1.weight": torch.zeros(8).to(torch.float8_e4m3fn)}, tmp_path / "a.safetensors")
+    job = make_job(
+        tmp_path / "a.safetensors", method="channel-regeneration", init="checkpoint", layers=("two",), images=None,
+        epochs=0, output=tmp_path / "b.safetensors", options={"threshold": 1e-4}, seed=0,
+    )  # fmt: skip
+    said: list[str] = []
+    record = run(job, say=said.append)
+    (note,) = [one for one in record.notes if "become zero" in one]
+    assert note in said
+
+
 def test_types_are_counted() -> None:
     assert in_words([torch.float16, torch.float32, torch.float16]) == "float16 (2 tensors) and float32 (1 tensor)"
 

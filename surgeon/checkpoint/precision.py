@@ -18,6 +18,9 @@ Types = Mapping[str, torch.dtype]
 TOO_LARGE, NO_NUMBERS = "too large", "NaN or infinite"
 """What values are that a file's type is not to have."""
 
+TOLD_SHARE = 0.01
+"""Of a tensor's values other than zero: where more than these become zero by the file's type, that is told."""
+
 BITS_WITHOUT_WARNING = 8
 """Of types that have no infinity, or that torch gives their largest instead: what they hold is told by value."""
 
@@ -94,7 +97,8 @@ def in_types(state: Mapping[str, Tensor], types: Types) -> dict[str, Tensor]:
 def fitting_types(model: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, torch.dtype], list[str]]:
     """Return the types in which a network's weights are written, and notes on what the file's own cannot hold.
 
-    That stays in the type that it is computed with: a result that took hours is not lost over it.
+    What is too large stays in the type that it is computed with: a result that took hours is not lost over it. What is
+    too small becomes zero, as in any rounding to that type.
 
     Args:
         model: the network.
@@ -110,7 +114,29 @@ def fitting_types(model: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> t
             verbs = "is written in the type that it is" if len(names) == 1 else "are written in the type that they are"
             what = f"{trouble} for {_kinds(types[name] for name in names)}" if trouble == TOO_LARGE else trouble
             notes.append(f"{listed(names)} {verbs} computed with: some values are {what}.")
-    return {name: dtype for name, dtype in types.items() if name not in kept}, notes
+    types = {name: dtype for name, dtype in types.items() if name not in kept}
+    return types, [*notes, *_vanishing(states, types)]
+
+
+def _vanishing(states: Sequence[Mapping[str, Tensor]], types: Types) -> list[str]:
+    """Return a note where many values of a tensor are too small for the type in which it is written."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, dtype in types.items():
+        for tensor in (state[name].detach() for state in states if name in state):
+            used = tensor != 0
+            lost, all_used = int((used & (tensor.to(dtype).to(tensor.dtype) == 0)).sum()), int(used.sum())
+            if lost > TOLD_SHARE * all_used:
+                # Of several states that which loses most.
+                found[name] = max(found.get(name, (0, 0)), (lost, all_used))
+    if not found:
+        return []
+    lost, everything = (sum(numbers) for numbers in zip(*found.values(), strict=True))
+    verb, what = ("becomes", "value") if lost == 1 else ("become", "values")
+    return [
+        f"{lost:,} {what} of {everything:,} other than zero ({100 * lost / everything:.2g} %) {verb} zero in "
+        f"{listed(sorted(found))}: too small for {_kinds(types[name] for name in found)}, which the file has them in. "
+        "All figures are of the network as it was before. To keep them, start from a copy of the checkpoint in float32."
+    ]
 
 
 def in_words(dtypes: list[torch.dtype]) -> str:
