@@ -4,7 +4,7 @@ Every run is a process of its own on a tiny network, forked from one that has ev
 what stands at an output's name has to be whole and bitwise the expected file but for the times; the same command has to
 end like a run that was left alone, with nothing left over.
 
-    python benchmarks/faults_runs.py [--only kills,disk,reads,processes,twins,signals,written] [--kills 100] …
+    python benchmarks/faults_runs.py [--only kills,disk,reads,processes,twins,signals,streams,written] …
 
 `written` are the commands that write without a run: `convert`, `report` and the plan of a dry run.
 
@@ -14,6 +14,7 @@ It exits with 1 and says where, if one of these demands fails.
 import argparse
 import contextlib
 import gc
+import itertools
 import random
 import signal
 import subprocess
@@ -31,11 +32,18 @@ import timm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "operate"))
 import faulty_runs as runs
+import file_calls as calls
 import signalled_runs as signalled
 import written_files as written
 
+from surgeon.operate import job_inputs
+
 IMPORTED = (sklearn.datasets, sklearn.model_selection, timm)
 COMMANDS = ("apply", "finetune", "compare")
+KILLED = (*COMMANDS, "replaced", "unlocked")
+"""What is killed: also what replaces the outputs of an earlier run, and what keeps no states."""
+
+PARTS = ("kills", "disk", "reads", "processes", "twins", "signals", "streams", "written")
 SMALL_DISK = 2**20
 """Bytes."""
 
@@ -47,9 +55,6 @@ WRITTEN_KILLS, WRITTEN_SIGNALS = 20, 12
 
 APART = (0.0, 0.3, 0.6, 0.9)
 """Starts of the second of two, as shares of the time that one takes."""
-
-SECONDS = 60.0
-"""Within which a process has to end that has lost the other one."""
 
 
 def kills(folder: Path, names: Sequence[str], count: int, seed: int) -> None:
@@ -87,6 +92,23 @@ def disk(folder: Path) -> None:
         print(
             f"disk: {name}: full at {tried} writes, {refused} refusals of one sentence, others went on without it; "
             "earlier outputs kept or replaced whole, all resumed to the expected end",
+            flush=True,
+        )
+    for name in (*COMMANDS, "replaced", "unlocked"):
+        named = refused = went_on = 0
+        for case in _cases(folder)[name][:1]:
+            runs.measured(case)
+            named += calls.in_order(case)
+            for way in calls.WAYS:
+                for number in itertools.count(1):
+                    ended = calls.fail_call(case, way, number)
+                    if ended is None:
+                        break
+                    refused, went_on = refused + ended, went_on + (not ended)
+        print(
+            f"disk: {name}: {named} files synced before and their folders after they had their names; "
+            f"{refused + went_on} times a folder or a lock could not be made, or a file not be removed: {refused} "
+            f"refusals of one sentence, {went_on} times the run went on, all ended as expected",
             flush=True,
         )
     with _small_disk(folder) as place:
@@ -147,6 +169,15 @@ def reads(folder: Path) -> None:
         for after in (0, 100):
             # The other state is taken in place of one that cannot be read.
             found[bool(runs.fail_read(case, name, after, at=case.moments // 3))] += 1
+    pictured = written.tuned_with_images(folder)
+    pictured.folder.mkdir()
+    runs.measured(pictured)
+    for name in ("0.png", "3.png"):
+        for after in (0, 20):
+            words = runs.fail_read(pictured, name, after)
+            assert "Input/output error" in words, words
+            assert name in words, words
+            found[True] += 1
     comparison = _cases(folder)["compare"][0]
     runs.measured(comparison)
     for name in ("run.json", "result.json"):
@@ -165,6 +196,7 @@ def processes(folder: Path) -> None:
     lost = sum(runs.lose_worker(case, 2 + number * case.moments // 12) for number in range(12))
     print(f"processes: 12 moments at which what reads images was killed: {lost} refusals of one sentence, all resumed")
     case = _cases(folder)["ranks"][0]
+    runs.measured(case, lambda moments: runs.ranks(case, [moments, runs.Moments()], PORT - 1))
     ended, resumed = [], Counter[int]()
     for victim, moments in ((0, (3, 20, 50, 80, 120, 160, 200, 230)), (1, (3, 6, 9, 12, 15, 18, 21, 23))):
         for number, at in enumerate(moments):
@@ -173,10 +205,10 @@ def processes(folder: Path) -> None:
             if killed:
                 ended.append(seconds)
                 resumed[left] += 1
-    assert max(ended) < SECONDS, ended
     print(
         f"processes: one of two was killed {len(ended)} times: the other ended within {max(ended):.1f} s with one "
-        f"sentence; two resumed the run {resumed[2]} times, and one {resumed[1]} times",
+        f"sentence; two resumed the run {resumed[2]} times, to bitwise the end of two left alone, and one {resumed[1]} "
+        f"times, to the same but for {runs.CLOSE:g}",
         flush=True,
     )
 
@@ -202,16 +234,35 @@ def signals(folder: Path, seed: int, count: int = 10) -> None:
     signalled.prepared(home)
     choice = random.Random(seed)
     for name in signalled.COMMANDS:
-        moments, stages = signalled.counted(home, name), Counter[str]()
+        alone, stages = signalled.left_alone(home, name), Counter[str]()
         for number in range(count):
             sent = (signal.SIGINT, signal.SIGTERM)[number % 2]
-            share = moments / count
-            at = min(moments, 1 + int(share * number + choice.random() * share))
-            stages[signalled.stopped(home, name, sent, at)] += 1
+            share = alone.moments / count
+            at = min(alone.moments, 1 + int(share * number + choice.random() * share))
+            stages[signalled.stopped(home, name, alone, sent, at)] += 1
         where = ", ".join(f"{stage} {number}" for stage, number in stages.most_common())
         print(
-            f"signals: {name}: {count} SIGINT or SIGTERM ({where}), one line each, all gone on to their end", flush=True
+            f"signals: {name}: {count} SIGINT or SIGTERM ({where}), one line each, outputs whole or none, all gone on "
+            "to the expected end",
+            flush=True,
         )
+
+
+def streams(folder: Path) -> None:
+    """Let there be no room for what a command prints, and for the events of its run."""
+    home = folder / "streams"
+    home.mkdir()
+    signalled.prepared(home)
+    with _small_disk(home) as place:
+        for name in ("apply", "finetune"):
+            alone, tried = signalled.left_alone(home, name), ["out", "err"]
+            for stream in tried[:]:
+                signalled.with_full(home, name, alone, stream)
+            if place is not None:
+                (place / "filler").write_bytes(b"\1" * (SMALL_DISK - 4096))
+                signalled.with_full(home, name, alone, "events", ["--tensorboard", str(place / "events")])
+                tried.append("events")
+            print(f"streams: {name}: full for {', '.join(tried)}, no traceback, all outputs as expected", flush=True)
 
 
 def written_files(folder: Path, seed: int) -> None:
@@ -247,12 +298,12 @@ def written_files(folder: Path, seed: int) -> None:
                 assert case.previous is not None or sorted(codes) == [runs.DONE, runs.REFUSED], (name, codes)
                 ended[tuple(sorted(codes))] += 1
         both, one = ended[runs.DONE, runs.DONE], ended[runs.DONE, runs.REFUSED]
-        moments = signalled.counted(home, name)
+        alone = signalled.left_alone(home, name)
         stopped = 0
         for number in range(WRITTEN_SIGNALS):
             sent = (signal.SIGINT, signal.SIGTERM)[number // 2 % 2]
-            at = None if number % 2 else choice.randint(1, moments)
-            stopped += bool(signalled.stopped(home, name, sent, at, choice.uniform(0, group[0].seconds)))
+            at = None if number % 2 else choice.randint(1, alone.moments)
+            stopped += bool(signalled.stopped(home, name, alone, sent, at, choice.uniform(0, group[0].seconds)))
         assert all(path.read_bytes() == content for path, content in sources.items()), f"{name}: its input has changed"
         print(
             f"written: {name}: {sum(kills.values())} SIGKILLs ({clocked} by the clock), {ends} done again to their "
@@ -275,9 +326,9 @@ def _cases(folder: Path) -> dict[str, list[runs.Case]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="kills,disk,reads,processes,twins,signals,written", help="parts, with commas")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas")
     parser.add_argument("--kills", type=int, default=100, help="of each command")
-    parser.add_argument("--commands", default=",".join(COMMANDS), help="that are killed, with commas")
+    parser.add_argument("--commands", default=",".join(KILLED), help="that are killed, with commas")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     parts: dict[str, Callable[[Path], None]] = {
@@ -287,6 +338,7 @@ def main() -> None:
         "processes": processes,
         "twins": twins,
         "signals": lambda folder: signals(folder, args.seed),
+        "streams": streams,
         # The last one: what it imports and sets stays for all that follow.
         "written": lambda folder: written_files(folder, args.seed),
     }
@@ -297,12 +349,17 @@ def main() -> None:
         # What is imported would be looked through in every run.
         gc.collect()
         gc.freeze()
+        traced = job_inputs.trace_for_images
         for name in args.only.split(","):
+            # Some parts have another network.
+            job_inputs.trace_for_images = traced
             try:
                 parts[name](folder)
             except AssertionError as error:
                 failed += 1
                 print(f"{name}: FAILED: {error}", flush=True)
+    # What is frozen could not be taken down, and its library would tell of every piece.
+    gc.unfreeze()
     print("All demands are met." if not failed else f"{failed} parts failed.")
     sys.exit(1 if failed else 0)
 

@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import io
 import json
+import math
 import mmap
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import precise_network
 import safetensors.torch
 import torch
 from accelerate import PartialState
@@ -47,6 +49,21 @@ from surgeon.report.card import card
 DONE, FAILED, REFUSED, ASKED = 0, 1, 2, 3
 KILLED = -signal.SIGKILL
 LABEL_BYTES = 256
+LIMIT = 180.0
+"""Seconds within which any process has to end."""
+
+A_MINUTE = 60.0
+"""Within which one has to end that has lost the other one of a run."""
+
+CLOSE = 1e-14
+"""By how much, relatively or at all, weights in float64 differ where their batches were summed in other parts: tens of
+roundings of 1e-16. What is forgotten of a run makes 1e-3 and more."""
+
+FIGURES_CLOSE = 1e-6
+"""The same of the figures in records, which are summed in float32."""
+
+OTHERS = {"device", "notes"}
+"""What a record has of the processes themselves."""
 
 
 class Moments:
@@ -114,6 +131,8 @@ class Case:
         moments: that it has.
         seconds: that it takes.
         previous: what stood in the places of the outputs before, or None.
+        keeps: whether the same command goes on after a kill between two of its outputs; without states, what is there
+            already is refused as any other file.
         watch: lets more of what it does be moments, in the process that ends with it.
     """
 
@@ -124,6 +143,7 @@ class Case:
     moments: int = 0
     seconds: float = 0.0
     previous: bytes | None = None
+    keeps: bool = True
     watch: Callable[[Moments], None] = lambda moments: None
 
 
@@ -132,6 +152,7 @@ def prepared(folder: Path) -> None:
     torch.manual_seed(0)
     surgeon.save(folder / "two.safetensors", Two().eval())
     surgeon.save(folder / "other.safetensors", Two().eval())
+    surgeon.save(folder / "precise.safetensors", precise_network.Precise().eval())
     graph = surgeon.trace(Two().eval(), EXAMPLE)
     # Once for all: every run would take longer for this than for the rest.
     job_inputs.trace_for_images = lambda model, images: graph
@@ -165,18 +186,29 @@ def cases(folder: Path, home: Path | None = None) -> dict[str, list[Case]]:
         place.mkdir(exist_ok=True)
         compare(runs, place / "out", Hooks(track, len_of, len_of, len_of, say), keep_weights=True)
 
-    replaced = _job_case("replaced", home, 0, apply[0], overwrite=True)
-    replaced.previous = b"of an earlier run"
-    lost = _job_case("ranks", home, 0, dataclasses.replace(plain, resume_changed=True))
-    read = _job_case("workers", home, 0, dataclasses.replace(plain, workers=1))
     operated = dataclasses.replace(apply[0], epochs=0, save_every=None, options={}, teacher=None)
+    replaced = [
+        _job_case("replaced", home, number, job, overwrite=True) for number, job in enumerate((apply[0], operated))
+    ]
+    for case in replaced:
+        case.previous = b"of an earlier run"
+    precise = dataclasses.replace(
+        plain,
+        checkpoint=folder / "precise.safetensors",
+        arch=f"{precise_network.__file__}:Precise",
+        images=precise_network.images,
+        example=lambda model: EXAMPLE.double(),
+        resume_changed=True,
+    )
+    lost = _job_case("ranks", home, 0, precise)
+    read = _job_case("workers", home, 0, dataclasses.replace(plain, workers=1))
     return {
         **found,
         "compare": [Case("compare", place, comparison)],
-        "replaced": [replaced],
+        "replaced": replaced,
         "workers": [read],
         "ranks": [lost],
-        "unlocked": [_job_case("unlocked", home, 0, operated)],
+        "unlocked": [dataclasses.replace(_job_case("unlocked", home, 0, operated), keeps=False)],
     }
 
 
@@ -193,7 +225,8 @@ def _job_case(name: str, folder: Path, number: int, job: Any, *, overwrite: bool
 
 
 def in_child(case: Case, moments: Moments, before: Callable[[], None] = lambda: None) -> int:
-    """Start a run in a process of its own, and return that; what it says of a failure goes to `said.txt`."""
+    """Start a run in a process of its own, and return that; see `said` for what it says."""
+    _forget_said(case)
     child = os.fork()
     if not child:
         _end_with(case, moments, before)
@@ -204,6 +237,7 @@ def _end_with(case: Case, moments: Moments, before: Callable[[], None] = lambda:
     """Do a run, and end this process with what came of it."""
     code = FAILED
     try:
+        _print_apart(case)
         moments.watch_files()
         case.watch(moments)
         before()
@@ -230,11 +264,65 @@ def _say(case: Case, text: str) -> None:
 
 
 def said(case: Case) -> str:
-    return case.folder.with_suffix(".said").read_text()
+    """Return what the last process of a run has said of a failure; empty where none has failed."""
+    path = case.folder.with_suffix(".said")
+    return path.read_text() if path.exists() else ""
 
 
-def code_of(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def told(case: Case) -> str:
+    """Return that, and what its processes have printed besides; for whoever looks for the cause."""
+    path = case.folder.with_suffix(".err")
+    printed = path.read_text(errors="replace") if path.exists() else ""
+    return f"{said(case)}\n{printed}".strip()
+
+
+def _print_apart(case: Case) -> None:
+    """Let what torch and others print in this process go to a file: it would bury the result."""
+    printed = os.open(case.folder.with_suffix(".err"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(printed, sys.stderr.fileno())
+    os.close(printed)
+
+
+def _forget_said(case: Case) -> None:
+    for suffix in (".said", ".err"):
+        case.folder.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def code_of(child: int, limit: float = LIMIT) -> int:
+    """Wait for a process, and return how it ended.
+
+    Args:
+        child: the process; it is gone afterwards in any case.
+        limit: seconds within which it has to end.
+
+    Raises:
+        AssertionError: it had to be killed.
+    """
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError(f"a process had not ended after {limit:g} s")
+
+
+def ends_of(children: Sequence[int], limit: float = LIMIT) -> list[tuple[int, float]]:
+    """Wait for processes one after the other, each so long, and return how and when they ended; see `code_of`."""
+    left = list(children)
+    try:
+        return [(code_of(left.pop(0), limit), time.perf_counter()) for _ in children]
+    finally:
+        # There are some left where one had to be killed.
+        for child in left:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def codes_of(children: Sequence[int]) -> list[int]:
+    return [code for code, _ in ends_of(children)]
 
 
 def content(path: Path) -> Any:
@@ -247,7 +335,7 @@ def content(path: Path) -> Any:
         if "surgeon" in header:
             header["surgeon"] = without_times(json.loads(header["surgeon"]))
         tensors = safetensors.torch.load_file(path)
-        return header, {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+        return header, {name: (tensor.dtype, tensor.numpy().tobytes()) for name, tensor in tensors.items()}
     if path.suffix == ".md":
         # A card tells how long things took.
         return re.sub(r"[0-9.]+", "0", path.read_text())
@@ -269,11 +357,16 @@ def emptied(folder: Path) -> None:
         path.rmdir() if path.is_dir() else path.unlink()
 
 
-def measured(case: Case) -> None:
-    """Let a run alone, and take down what it leaves, how many moments it has, and how long it takes."""
+def measured(case: Case, begin: Callable[[Moments], Sequence[int]] | None = None) -> None:
+    """Let a run alone, and take down what it leaves, how many moments it has, and how long it takes.
+
+    Args:
+        case: the run.
+        begin: starts its processes, of which the main one has these moments; by default there is one.
+    """
     moments, start = Moments(), time.perf_counter()
-    code = code_of(in_child(case, moments))
-    assert code == DONE, (case.name, code, said(case))
+    codes = codes_of([in_child(case, moments)] if begin is None else begin(moments))
+    assert set(codes) == {DONE}, (case.name, codes, told(case))
     case.seconds = time.perf_counter() - start
     case.moments = moments.last[0]
     case.expected = outcome(case.folder)
@@ -327,8 +420,9 @@ def kill(case: Case, kills: int, seed: int, stages: Counter[str]) -> tuple[int, 
             stages[moments.last[1].rstrip("0123456789").strip()] += 1
             continue
         # Outputs that are complete are not the run's to replace any more.
-        assert code == DONE or (code == REFUSED and " exists." in said(case)), (case.name, code, said(case))
-        check_end(case)
+        assert code == DONE or (code == REFUSED and " exists." in said(case)), (case.name, code, told(case))
+        if case.keeps or code == DONE:
+            check_end(case)
         ends += 1
         emptied(case.folder)
         if left:
@@ -340,6 +434,42 @@ def check_end(case: Case) -> None:
     found = outcome(case.folder)
     assert found.keys() == case.expected.keys(), f"{case.name}: {sorted(found.keys() ^ case.expected.keys())}"
     assert found == case.expected, f"{case.name}: another outcome"
+
+
+def check_close(case: Case) -> None:
+    """Hold an end in float64 against the expected one, in which the batches were summed in other parts."""
+    found = outcome(case.folder)
+    assert found.keys() == case.expected.keys(), f"{case.name}: {sorted(found.keys() ^ case.expected.keys())}"
+    for name, one in found.items():
+        # The text of a card has no more than the record has.
+        if not name.endswith(".md"):
+            (record, weights), (others, expected) = _parted(one), _parted(case.expected[name])
+            _check_close(record, others, name, FIGURES_CLOSE)
+            _check_close(weights, expected, name, CLOSE)
+
+
+def _parted(value: Any) -> tuple[Any, dict[str, list[Any]]]:
+    """Return what a file says, and its tensors as lists of numbers."""
+    if not isinstance(value, tuple):
+        return value, {}
+    said, tensors = value
+    numbers = {name: torch.frombuffer(bytearray(raw), dtype=dtype).tolist() for name, (dtype, raw) in tensors.items()}
+    return said, numbers
+
+
+def _check_close(one: Any, other: Any, where: str, close: float) -> None:
+    assert type(one) is type(other), (where, one, other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), (where, one.keys() ^ other.keys())
+        for key in one.keys() - OTHERS:
+            _check_close(one[key], other[key], f"{where}, {key}", close)
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for first, second in zip(one, other, strict=True):
+            _check_close(first, second, where, close)
+    else:
+        same = isinstance(one, float) and math.isclose(one, other, rel_tol=close, abs_tol=close)
+        assert same or one == other, (where, one, other)
 
 
 def writes(case: Case) -> list[str]:
@@ -424,7 +554,7 @@ def fill(case: Case, way: str, number: int) -> str:
     put_previous(case)
     code = code_of(in_child(case, Moments(), full_disk(way, number)))
     words = said(case) if code == REFUSED else ""
-    assert code in (REFUSED, DONE), (case.name, way, number, code, said(case))
+    assert code in (REFUSED, DONE), (case.name, way, number, code, told(case))
     # A comparison goes on without a run that fails, says so in its record, and tries it again the next time.
     check_whole(case, [name for name in case.expected if Path(name).name != "comparison.json"])
     if code == REFUSED:
@@ -434,7 +564,7 @@ def fill(case: Case, way: str, number: int) -> str:
         assert remedy.endswith(".")
     assert not list(case.folder.rglob("*.tmp")), "half a file is left"
     code = code_of(in_child(case, Moments()))
-    assert code == DONE or (code == REFUSED and " exists." in said(case)), (case.name, way, number, code, said(case))
+    assert code == DONE or (code == REFUSED and " exists." in said(case)), (case.name, way, number, code, told(case))
     check_end(case)
     emptied(case.folder)
     return words
@@ -499,9 +629,9 @@ def twins(case: Case, apart: float = 0.0) -> tuple[int, int]:
     children = [in_child(case, Moments())]
     time.sleep(apart)
     children.append(in_child(case, Moments()))
-    codes = [code_of(child) for child in children]
-    assert DONE in codes, (case.name, codes, said(case))
-    assert REFUSED not in codes or "Another run works with" in said(case) or " exists." in said(case), said(case)
+    codes = codes_of(children)
+    assert DONE in codes, (case.name, codes, told(case))
+    assert REFUSED not in codes or "Another run works with" in said(case) or " exists." in said(case), told(case)
     check_end(case)
     emptied(case.folder)
     return codes[0], codes[1]
@@ -509,10 +639,12 @@ def twins(case: Case, apart: float = 0.0) -> tuple[int, int]:
 
 def ranks(case: Case, moments: Sequence[Moments], port: int) -> list[int]:
     """Start a run in several processes that know each other, as a launcher would, and return them."""
+    _forget_said(case)
     started = []
     for rank, own in enumerate(moments):
         child = os.fork()
         if not child:
+            _print_apart(case)
             numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(moments), "MASTER_PORT": port}
             os.environ.update({name: str(number) for name, number in numbers.items()})
             os.environ.update({"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"})
@@ -533,13 +665,13 @@ def lose_worker(case: Case, at: int) -> bool:
     """Kill what reads a run's images at a moment, and resume it; tell whether there was anything to kill."""
     moments = Moments(at, kill_worker)
     code = code_of(in_child(case, moments))
-    assert code in (DONE, REFUSED), (case.name, at, code, said(case))
+    assert code in (DONE, REFUSED), (case.name, at, code, told(case))
     if code == REFUSED:
         problem, remedy = said(case).splitlines()
         assert "process that reads images" in problem or "memory ran out" in problem, problem
         assert remedy.endswith(".")
         check_whole(case)
-        assert code_of(in_child(case, Moments())) == DONE, said(case)
+        assert code_of(in_child(case, Moments())) == DONE, told(case)
     check_end(case)
     emptied(case.folder)
     return code == REFUSED
@@ -548,31 +680,36 @@ def lose_worker(case: Case, at: int) -> bool:
 def lose_rank(case: Case, victim: int, at: int, port: int, left: int = 2) -> tuple[bool, float]:
     """Kill one of two processes of a run at a moment, and resume it with two, or with the one that is left.
 
+    The end is that of two that were left alone: bitwise where two resume it, and but for rounding where one does.
+
+    Args:
+        case: the run, measured with two processes.
+        victim: number of the process that is killed.
+        at: the moment.
+        port: where they meet.
+        left: how many resume it.
+
     Returns:
         Whether it was killed before the end, and after how many seconds the other one had ended, too.
     """
     moments = [Moments(at if rank == victim else None, _die) for rank in range(2)]
     children = ranks(case, moments, port)
-    codes, ended = [], []
-    for child in (children[victim], children[1 - victim]):
-        codes.append(code_of(child))
-        ended.append(time.perf_counter())
+    codes, ended = zip(*ends_of((children[victim], children[1 - victim]), A_MINUTE), strict=True)
     if codes[0] != KILLED:
-        assert codes == [DONE, DONE], (case.name, victim, at, codes)
+        assert codes == (DONE, DONE), (case.name, victim, at, codes, told(case))
+        check_end(case)
         emptied(case.folder)
         return False, 0.0
     # The main process removes the states when the other one has ended already.
     late = victim == 0 and codes[1] == DONE and not list(case.folder.glob("*.state/state-*"))
-    told = codes[1] == REFUSED and said(case).startswith("Another process of this run has ended")
-    assert told or late, (case.name, victim, at, moments[victim].last, codes, said(case))
+    refused = codes[1] == REFUSED and said(case).startswith("Another process of this run has ended")
+    assert refused or late, (case.name, victim, at, moments[victim].last, codes, told(case))
     moments = [Moments() for _ in range(left)]
     children = ranks(case, moments, port) if left > 1 else [in_child(case, moments[0])]
-    codes = [code_of(child) for child in children]
-    complete = codes == [REFUSED] * left and " exists." in said(case)
-    assert complete or codes == [DONE] * left, (case.name, victim, at, codes, said(case))
-    found = outcome(case.folder)
-    assert {"result.safetensors", "result.json"} <= found.keys(), found.keys()
-    assert "left over" not in found.values(), found.keys()
+    resumed = codes_of(children)
+    complete = resumed == [REFUSED] * left and " exists." in said(case)
+    assert complete or resumed == [DONE] * left, (case.name, victim, at, resumed, told(case))
+    (check_end if left > 1 else check_close)(case)
     emptied(case.folder)
     return True, ended[1] - ended[0]
 
@@ -594,12 +731,14 @@ def fail_read(case: Case, name: str, after: int, at: int | None = None) -> str:
     if at is not None:
         assert code_of(in_child(case, Moments(at, _die))) == KILLED
     code = code_of(in_child(case, Moments(), failing_reads(name, after)))
-    assert code in (DONE, REFUSED), (case.name, name, after, code, said(case))
+    assert code in (DONE, REFUSED), (case.name, name, after, code, told(case))
     words = said(case) if code == REFUSED else ""
     if code == REFUSED:
         assert len(words.splitlines()) == 2, words
-        check_whole(case)
-        assert code_of(in_child(case, Moments())) == DONE, said(case)
+    check_whole(case)
+    # Also where it went on: a comparison whose records could not be read does not know that its runs are over.
+    code = code_of(in_child(case, Moments()))
+    assert code == DONE or (code == REFUSED and " exists." in said(case)), (case.name, name, after, code, told(case))
     check_end(case)
     emptied(case.folder)
     return words

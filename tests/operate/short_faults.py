@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import faulty_runs as runs
+import file_calls as calls
 import signalled_runs as signalled
 import sklearn.datasets
 import sklearn.model_selection
@@ -21,7 +22,8 @@ IMPORTED = (sklearn.datasets, sklearn.model_selection)
 WRITTEN = ("convert --full", "plan", "report")
 """Commands that write without a run; each has a kill and one more fault."""
 
-SEED = 3
+SEED = 0
+"""With which the one kill is at a moment: one by the clock may come too late on a busy machine."""
 
 
 def free_port() -> int:
@@ -42,6 +44,7 @@ def main(folder: Path) -> None:
         runs.measured(cases[name])
     clocked, ends = runs.kill(cases["finetune"], 6, 4, Counter())
     print(f"kills: 6 {clocked} {ends}")
+    print(f"in order: {calls.in_order(cases['finetune'])}")
     replaced = cases["replaced"]
     names = runs.writes(replaced)
     # Outputs are opened before it is taken down that they are about to be put in their places.
@@ -54,18 +57,22 @@ def main(folder: Path) -> None:
     told = runs.fail_read(finetune, "state-00000003.safetensors", 100, at=third)
     print(f"state: {told or 'went on'}")
     print(f"twins: {tuple(sorted(runs.twins(finetune)))}")
+    ranks = cases["ranks"]
+    runs.measured(ranks, lambda moments: runs.ranks(ranks, [moments, runs.Moments()], free_port()))
     for left in (2, 1):
-        killed, seconds = runs.lose_rank(cases["ranks"], 1, 9, free_port(), left)
+        killed, seconds = runs.lose_rank(ranks, 1, 9, free_port(), left)
         print(f"rank, {left} left: {killed} {seconds:.1f}")
     signalled.prepared(folder)
-    moments = signalled.counted(folder, "finetune")
-    for number, at in ((signal.SIGINT, moments // 2), (signal.SIGTERM, moments - 10)):
-        print(f"signal {int(number)}: {signalled.stopped(folder, 'finetune', number, at)}")
+    alone = signalled.left_alone(folder, "finetune")
+    for number, at in ((signal.SIGINT, alone.moments // 2), (signal.SIGTERM, alone.moments - 10)):
+        print(f"signal {int(number)}: {signalled.stopped(folder, 'finetune', alone, number, at)}")
     written.prepared(with_onnx=False)
     gc.collect()
     gc.freeze()
     for name in WRITTEN:
         write_short(folder, name)
+    # What is frozen could not be taken down, and its library would tell of every piece.
+    gc.unfreeze()
 
 
 def write_short(folder: Path, name: str) -> None:
@@ -79,7 +86,7 @@ def write_short(folder: Path, name: str) -> None:
         print(f"{name}, other: {runs.fill(case, 'limit', 1).splitlines()[0]}")
         return
     # When the file is open that will take the output's place.
-    signalled.stopped(folder, name, signal.SIGTERM, case.moments - 12)
+    signalled.stopped(folder, name, signalled.left_alone(folder, name), signal.SIGTERM, case.moments - 12)
     print(f"{name}, other: {int(signal.SIGTERM)}")
 
 

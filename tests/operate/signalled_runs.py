@@ -2,18 +2,20 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from runpy import run_path
 from typing import Any
 
 import torch
 import written_files
-from faulty_runs import Moments, code_of, emptied
+from faulty_runs import Moments, code_of, content, emptied
 from safetensors.torch import save_file
 
 import surgeon
@@ -61,6 +63,26 @@ WRITTEN: dict[str, list[str]] = {
 if not written_files.HAS_ONNX:
     del WRITTEN["convert --onnx"]
 START_SECONDS = 60.0
+GIVEN = ("network.py", "in.safetensors", "record.json")
+
+
+GROWING = ("comparison.json",)
+FULL = "/dev/full"
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A command that was left alone.
+
+    Attributes:
+        moments: that it has.
+        expected: what it leaves, by the names of the files; see `faulty_runs.content`.
+        prints: the figures that it prints where it leaves nothing.
+    """
+
+    moments: int
+    expected: dict[str, Any]
+    prints: list[str]
 
 
 def prepared(folder: Path) -> None:
@@ -74,8 +96,18 @@ def prepared(folder: Path) -> None:
     job_inputs.trace_for_images = lambda model, images: graph
 
 
-def started(folder: Path, name: str, moments: Moments) -> int:
-    """Start a command line in a process of its own, which writes what it says to files, and return that."""
+def started(
+    folder: Path, name: str, moments: Moments, printed: Mapping[str, str] | None = None, more: Sequence[str] = ()
+) -> int:
+    """Start a command line in a process of its own, and return that.
+
+    Args:
+        folder: what `prepared` was given.
+        name: of the command.
+        moments: that it has.
+        printed: where its `out` and `err` go, files in the folder by default.
+        more: arguments.
+    """
     home = folder / name
     home.mkdir(exist_ok=True)
     child = os.fork()
@@ -84,15 +116,16 @@ def started(folder: Path, name: str, moments: Moments) -> int:
     code = 1
     try:
         for stream, file in ((1, "out"), (2, "err")):
-            descriptor = os.open(folder / f"{name}.{file}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            path = (printed or {}).get(file, folder / f"{name}.{file}")
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(descriptor, stream)
-        for file in ("network.py", "in.safetensors", "record.json"):
+        for file in GIVEN:
             (home / file).write_bytes((folder / file).read_bytes())
         os.chdir(home)
         _watch(moments)
         if name in WRITTEN:
             written_files.watch(moments)
-        sys.argv = ["surgeon", *(COMMANDS | WRITTEN)[name], "--arch", "network.py:build"]
+        sys.argv = ["surgeon", *(COMMANDS | WRITTEN)[name], "--arch", "network.py:build", *more]
         main()
     except SystemExit as stop:
         code = int(stop.code or 0)
@@ -115,21 +148,36 @@ def _watch(moments: Moments) -> None:
     moments.watch_files()
 
 
-def counted(folder: Path, name: str) -> int:
-    """Return how many moments a command has, done once to its end."""
+def left_alone(folder: Path, name: str) -> Alone:
+    """Do a command once to its end, and return what came of it."""
     moments = Moments()
     code = code_of(started(folder, name, moments))
     assert code == 0, (folder / f"{name}.err").read_text()
+    alone = Alone(moments.last[0], _outcome(folder / name), _printed(folder, name))
+    assert alone.expected or alone.prints, f"{name} leaves nothing"
+    assert "left over" not in alone.expected.values(), alone.expected.keys()
     emptied(folder / name)
-    return moments.last[0]
+    return alone
 
 
-def stopped(folder: Path, name: str, number: int, at: int | None, after: float = 0.0) -> str:
+def _outcome(home: Path) -> dict[str, Any]:
+    files = {str(path.relative_to(home)): path for path in sorted(home.rglob("*")) if path.is_file()}
+    return {name: content(path) for name, path in files.items() if name not in GIVEN}
+
+
+def _printed(folder: Path, name: str) -> list[str]:
+    """Return the figures in what a command has printed, but for times and speeds."""
+    text = re.sub(r"[\d.,]+ ?(s|ms|images/s)\b", "", (folder / f"{name}.out").read_text())
+    return re.findall(r"\d+(?:\.\d+)?", text)
+
+
+def stopped(folder: Path, name: str, alone: Alone, number: int, at: int | None, after: float = 0.0) -> str:
     """Send a signal to a command at a moment, hold what it says against what it should, and let it go on.
 
     Args:
         folder: what `prepared` was given.
         name: of the command.
+        alone: what it does without a signal.
         number: of the signal.
         at: the moment, or None for one by the clock.
         after: seconds from its first moment on, then.
@@ -145,18 +193,46 @@ def stopped(folder: Path, name: str, number: int, at: int | None, after: float =
     words = (folder / f"{name}.err").read_text()
     where = f"{name}, {signal.Signals(number).name} at {moments.last}: {code}\n{words}"
     if code == 0 and at is None:
-        _check_left(folder, name, where)
+        _check_left(folder, name, alone, where)
         return ""
     assert code in ((130,) if number == signal.SIGINT else (130, 143)), where
     assert "Traceback" not in words, where
     last = [line for line in words.splitlines() if line.startswith(("Interrupted.", "Terminated."))]
     assert last == words.splitlines()[-1:], where
+    for file, expected in alone.expected.items():
+        path = folder / name / file
+        # A comparison's own record grows with every run.
+        if path.exists() and path.name not in GROWING:
+            assert content(path) == expected, f"{where}\n{file} is not whole"
     code = code_of(started(folder, name, Moments()))
     words = (folder / f"{name}.err").read_text()
     # Everything may have been written already.
     assert code == 0 or (code == 1 and " exists." in words), f"{where}\nand then\n{words}"
-    _check_left(folder, name, where)
+    _check_left(folder, name, alone, where)
     return moments.last[1].split(":")[0]
+
+
+def with_full(folder: Path, name: str, alone: Alone, place: str, more: Sequence[str] = ()) -> int:
+    """Let a command print where there is no room, or write further files there, and return how it ended.
+
+    Its outputs are the expected ones: what it has computed for hours is not lost over that.
+
+    Args:
+        folder: what `prepared` was given.
+        name: of the command.
+        alone: what it does where there is room.
+        place: what is full: `out`, `err`, or what the arguments name.
+        more: arguments.
+    """
+    code = code_of(started(folder, name, Moments(), {place: FULL} if place in ("out", "err") else None, more))
+    words = "" if place == "err" else (folder / f"{name}.err").read_text()
+    where = f"{name}, {place} is full: {code}\n{words}"
+    # Whoever reads what it prints has to learn that this is not everything.
+    assert code in ((0, 1) if place == "err" else (1,) if place == "out" else (0,)), where
+    assert "Traceback" not in words, where
+    assert place == "err" or "No space left" in words, where
+    _check_left(folder, name, alone, where)
+    return code
 
 
 def _send(child: int, moments: Moments, number: int, after: float) -> None:
@@ -167,10 +243,15 @@ def _send(child: int, moments: Moments, number: int, after: float) -> None:
     os.kill(child, number)
 
 
-def _check_left(folder: Path, name: str, where: str) -> None:
-    """Hold what a command has left against what it may; the folder is empty then."""
+def _check_left(folder: Path, name: str, alone: Alone, where: str) -> None:
+    """Hold what a command has left against what it leaves when left alone; the folder is empty then."""
     left = [path.name for path in (folder / name).rglob("*")]
     assert not [one for one in left if one.endswith((".tmp", ".state"))], (where, left)
-    for file in ("network.py", "in.safetensors", "record.json"):
+    found = _outcome(folder / name)
+    assert found.keys() == alone.expected.keys(), (where, sorted(found.keys() ^ alone.expected.keys()))
+    assert found == alone.expected, f"{where}\nanother outcome"
+    # Where files are left, they have the figures.
+    assert alone.expected or _printed(folder, name) == alone.prints, f"{where}\nother figures"
+    for file in GIVEN:
         assert (folder / name / file).read_bytes() == (folder / file).read_bytes(), (where, file)
     emptied(folder / name)

@@ -31,7 +31,17 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("faults")
     done = subprocess.run([sys.executable, str(SHORT), str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+    found = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+    return found | {"stderr": done.stderr}
+
+
+def test_what_the_broken_runs_print_does_not_bury_what_was_found(printed: dict[str, str]) -> None:
+    assert printed["stderr"] == ""
+
+
+def test_files_are_on_the_disk_before_they_have_their_names(printed: dict[str, str]) -> None:
+    # A state after each of the updates, the weights, the best ones, the record and the card.
+    assert int(printed["in order"]) > 4
 
 
 def test_killed_runs_leave_whole_outputs_and_come_to_the_same_end(printed: dict[str, str]) -> None:

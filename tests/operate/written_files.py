@@ -15,6 +15,7 @@ from typing import Any
 
 import faulty_runs as runs
 import torch
+from bad_images import image_folder
 from killed_runs import ARCH
 from two_stages import EXAMPLE, Two
 
@@ -28,7 +29,10 @@ from surgeon.report import build
 NETWORK = ("--arch", ARCH, "--input-size", "1,8,8")
 INPUT, RECORD = "two.safetensors", "record.json"
 HAS_ONNX = all(find_spec(name) is not None for name in ("onnx", "onnxscript", "onnxruntime"))
-IMPORTED = ("matplotlib.backends.backend_svg", "surgeon.cli.apply", "surgeon.cli.convert", "surgeon.cli.report")
+IMPORTED = (
+    "matplotlib.backends.backend_svg", "surgeon.cli.apply", "surgeon.cli.convert", "surgeon.cli.finetune",
+    "surgeon.cli.report",
+)  # fmt: skip
 STEPS = (
     (converting, "_program"), (converting, "_tried"), (converting, "check_input"), (torch.export, "export"),
     (torch.export, "save"), (torch.export, "load"), (torch.onnx, "export"), (run, "open_job"), (stored_plan, "encode"),
@@ -88,6 +92,16 @@ def with_record(folder: Path) -> None:
     (case.folder / "result.json").rename(folder / RECORD)
 
 
+def tuned_with_images(folder: Path) -> runs.Case:
+    """Return a fine-tuning whose images are files, which are written to the folder."""
+    image_folder(folder / "images", 4)
+    words = [
+        "finetune", "-o", "result.safetensors", "--data", str(folder / "images"), "--hold-out", "0.25", "--epochs", "2",
+        "--save-every", "1", "--batch-size", "4", "--workers", "0", *NETWORK,
+    ]  # fmt: skip
+    return _case(folder / INPUT, folder, words, replaces=False)
+
+
 def source(case: runs.Case) -> str:
     """Return the name of the file that a command reads."""
     return RECORD if case.name == "report" else INPUT
@@ -125,7 +139,6 @@ def _case(source: Path, home: Path, words: list[str], replaces: bool) -> runs.Ca
         # Other runs are told the graph of their one network, and this may be another.
         job_inputs.trace_for_images = trace_for_images
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            os.dup2(nowhere.fileno(), 2)
             cli([command, str(source), *options], standalone_mode=False)
 
     case = runs.Case(command, place, start, watch=watch)
