@@ -50,6 +50,9 @@ SMALL_DISK = 2**20
 ROOM = (8_192, 32_768, 65_536, 98_304, 131_072, 196_608)
 """Bytes that are left of it for a run that needs more."""
 PORT = 29700
+WRITING = 24
+"""Last moments of a run, in which its outputs get their names; each has a kill of its own."""
+
 WRITTEN_KILLS, WRITTEN_SIGNALS = 20, 12
 """Of each of the commands that write without a run."""
 
@@ -61,12 +64,15 @@ def kills(folder: Path, names: Sequence[str], count: int, seed: int) -> None:
     """Kill the commands so many times each, shared by their cases."""
     for name in names:
         group, stages, clocked, ends, start = _cases(folder)[name], Counter[str](), 0, 0, time.perf_counter()
+        writing = 0
         for number, case in enumerate(group):
             runs.measured(case)
             share = count * (number + 1) // len(group) - count * number // len(group)
             by_clock, ended = runs.kill(case, share, seed + number, stages)
             clocked, ends = clocked + by_clock, ends + ended
-        total = sum(stages.values())
+            if name not in COMMANDS:
+                writing += runs.kill_while_writing(case, WRITING)
+        total = sum(stages.values()) + writing
         print(
             f"kills: {name}: {total} SIGKILLs ({clocked} by the clock), {ends} runs resumed to their end, all bitwise "
             f"as left alone, no output half, nothing left over ({time.perf_counter() - start:.0f} s)"
@@ -74,6 +80,8 @@ def kills(folder: Path, names: Sequence[str], count: int, seed: int) -> None:
         where = Counter[str]()
         for stage, number in stages.items():
             where[stage.partition(":")[0]] += number
+        if writing:
+            where["the last moments"] = writing
         print("       in " + ", ".join(f"{stage} {number}" for stage, number in where.most_common()), flush=True)
 
 
@@ -200,8 +208,7 @@ def processes(folder: Path) -> None:
     ended, resumed = [], Counter[int]()
     for victim, moments in ((0, (3, 20, 50, 80, 120, 160, 200, 230)), (1, (3, 6, 9, 12, 15, 18, 21, 23))):
         for number, at in enumerate(moments):
-            left = 1 + number % 2
-            killed, seconds = runs.lose_rank(case, victim, at, PORT + 10 * victim + number, left)
+            killed, seconds, left = runs.lose_rank(case, victim, at, PORT + 10 * victim + number, 1 + number % 2)
             if killed:
                 ended.append(seconds)
                 resumed[left] += 1

@@ -430,6 +430,22 @@ def kill(case: Case, kills: int, seed: int, stages: Counter[str]) -> tuple[int, 
     return clocked, ends
 
 
+def kill_while_writing(case: Case, last: int) -> int:
+    """Kill a run at each of so many last moments, when outputs get their names, and let it go on; return how many."""
+    for at in range(case.moments - last + 1, case.moments + 1):
+        put_previous(case)
+        code = code_of(in_child(case, Moments(at, _die)))
+        assert code == KILLED, (case.name, at, code, told(case))
+        check_whole(case)
+        code = code_of(in_child(case, Moments()))
+        assert code == DONE or (code == REFUSED and " exists." in said(case)), (case.name, at, code, told(case))
+        check_whole(case)
+        if case.keeps or code == DONE:
+            check_end(case)
+        emptied(case.folder)
+    return last
+
+
 def check_end(case: Case) -> None:
     found = outcome(case.folder)
     assert found.keys() == case.expected.keys(), f"{case.name}: {sorted(found.keys() ^ case.expected.keys())}"
@@ -677,7 +693,7 @@ def lose_worker(case: Case, at: int) -> bool:
     return code == REFUSED
 
 
-def lose_rank(case: Case, victim: int, at: int, port: int, left: int = 2) -> tuple[bool, float]:
+def lose_rank(case: Case, victim: int, at: int, port: int, left: int = 2) -> tuple[bool, float, int]:
     """Kill one of two processes of a run at a moment, and resume it with two, or with the one that is left.
 
     The end is that of two that were left alone: bitwise where two resume it, and but for rounding where one does.
@@ -690,7 +706,8 @@ def lose_rank(case: Case, victim: int, at: int, port: int, left: int = 2) -> tup
         left: how many resume it.
 
     Returns:
-        Whether it was killed before the end, and after how many seconds the other one had ended, too.
+        Whether it was killed before the end, after how many seconds the other one had ended, too, and how many have
+        resumed it.
     """
     moments = [Moments(at if rank == victim else None, _die) for rank in range(2)]
     children = ranks(case, moments, port)
@@ -699,11 +716,14 @@ def lose_rank(case: Case, victim: int, at: int, port: int, left: int = 2) -> tup
         assert codes == (DONE, DONE), (case.name, victim, at, codes, told(case))
         check_end(case)
         emptied(case.folder)
-        return False, 0.0
+        return False, 0.0, 0
     # The main process removes the states when the other one has ended already.
     late = victim == 0 and codes[1] == DONE and not list(case.folder.glob("*.state/state-*"))
     refused = codes[1] == REFUSED and said(case).startswith("Another process of this run has ended")
     assert refused or late, (case.name, victim, at, moments[victim].last, codes, told(case))
+    if not any(case.folder.glob("*.state/state-*")) and not (case.folder / "result.safetensors").exists():
+        # Without a state one process would begin anew, with batches of its own size.
+        left = 2
     moments = [Moments() for _ in range(left)]
     children = ranks(case, moments, port) if left > 1 else [in_child(case, moments[0])]
     resumed = codes_of(children)
@@ -711,7 +731,7 @@ def lose_rank(case: Case, victim: int, at: int, port: int, left: int = 2) -> tup
     assert complete or resumed == [DONE] * left, (case.name, victim, at, resumed, told(case))
     (check_end if left > 1 else check_close)(case)
     emptied(case.folder)
-    return True, ended[1] - ended[0]
+    return True, ended[1] - ended[0], left
 
 
 def _die(what: str) -> None:

@@ -60,7 +60,8 @@ def main(folder: Path) -> None:
     ranks = cases["ranks"]
     runs.measured(ranks, lambda moments: runs.ranks(ranks, [moments, runs.Moments()], free_port()))
     for left in (2, 1):
-        killed, seconds = runs.lose_rank(ranks, 1, 9, free_port(), left)
+        killed, seconds, resumed = runs.lose_rank(ranks, 1, 9, free_port(), left)
+        assert resumed == left
         print(f"rank, {left} left: {killed} {seconds:.1f}")
     signalled.prepared(folder)
     alone = signalled.left_alone(folder, "finetune")
