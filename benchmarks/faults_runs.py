@@ -266,7 +266,7 @@ def streams(folder: Path) -> None:
             for stream in tried[:]:
                 signalled.with_full(home, name, alone, stream)
             if place is not None:
-                (place / "filler").write_bytes(b"\1" * (SMALL_DISK - 4096))
+                (place / "filler").write_bytes(b"\1" * SMALL_DISK)
                 signalled.with_full(home, name, alone, "events", ["--tensorboard", str(place / "events")])
                 tried.append("events")
             print(f"streams: {name}: full for {', '.join(tried)}, no traceback, all outputs as expected", flush=True)

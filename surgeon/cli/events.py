@@ -1,5 +1,6 @@
 """The figures of a run as events for TensorBoard."""
 
+import errno
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,9 @@ from surgeon.errors import OutputError
 from surgeon.operate.record import Stage
 from surgeon.processes import is_main
 from surgeon.tuning import EpochRecord
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What may pass by itself, while any other reason why nothing can be opened is better told before hours of work."""
 
 
 class Events:
@@ -67,8 +71,8 @@ class Events:
     def _write(self, group: str, figures: Mapping[str, float | None]) -> None:
         if not is_main() or self._failed:
             return
-        writer = self._writer or self._open()
         with self._passing_over():
+            writer = self._writer or self._open()
             for name, value in figures.items():
                 if value is not None:
                     writer.add_scalar(f"{group}/{name}", value, self._epochs)
@@ -79,12 +83,14 @@ class Events:
     def _passing_over(self) -> Iterator[None]:
         """Go on without events where they cannot be written; of its thread, TensorBoard would print a traceback."""
         before = threading.excepthook
-        threading.excepthook = lambda failed: None if isinstance(failed.exc_value, OSError) else before(failed)
+        threading.excepthook = lambda failed: None if _is_of_disk(failed.exc_value) else before(failed)
         try:
             yield
-        except OSError as error:
+        except Exception as error:  # Of the disk; any other is raised again.
+            if not _is_of_disk(error):
+                raise
             if not self._failed:
-                self._say(f"No more events are written to {self._directory}: {error.strerror}.")
+                self._say(f"No more events are written to {self._directory}: {_reason(error)}.")
             self._failed = True
         finally:
             threading.excepthook = before
@@ -93,14 +99,24 @@ class Events:
         try:
             purged = None if self._resumed is None else self._resumed + 1
             writer = SummaryWriter(str(self._directory), purge_step=purged)
-        except OSError as error:
+        except Exception as error:  # Of the disk; any other is raised again.
+            if not _is_of_disk(error) or getattr(error, "errno", None) in NO_ROOM:
+                raise
             raise OutputError(
-                f"No events can be written to {self._directory}: {error.strerror}.",
+                f"No events can be written to {self._directory}: {_reason(error)}.",
                 "Give another directory with --tensorboard.",
             ) from error
         self._writer = writer
         # TensorBoard reads Markdown, in which an indented line is shown as it is.
         text = json.dumps(self._options, indent=2, default=str)
-        with self._passing_over():
-            writer.add_text("options", "\n".join(f"    {line}" for line in text.splitlines()), 0)
+        writer.add_text("options", "\n".join(f"    {line}" for line in text.splitlines()), 0)
         return writer
+
+
+def _is_of_disk(error: BaseException | None) -> bool:
+    """Tell whether an error is one of files; where TensorFlow is installed, TensorBoard raises errors of that."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] == "tensorflow"
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)

@@ -131,8 +131,6 @@ class Case:
         moments: that it has.
         seconds: that it takes.
         previous: what stood in the places of the outputs before, or None.
-        keeps: whether the same command goes on after a kill between two of its outputs; without states, what is there
-            already is refused as any other file.
         watch: lets more of what it does be moments, in the process that ends with it.
     """
 
@@ -143,7 +141,6 @@ class Case:
     moments: int = 0
     seconds: float = 0.0
     previous: bytes | None = None
-    keeps: bool = True
     watch: Callable[[Moments], None] = lambda moments: None
 
 
@@ -208,7 +205,7 @@ def cases(folder: Path, home: Path | None = None) -> dict[str, list[Case]]:
         "replaced": replaced,
         "workers": [read],
         "ranks": [lost],
-        "unlocked": [dataclasses.replace(_job_case("unlocked", home, 0, operated), keeps=False)],
+        "unlocked": [_job_case("unlocked", home, 0, operated)],
     }
 
 
@@ -421,8 +418,7 @@ def kill(case: Case, kills: int, seed: int, stages: Counter[str]) -> tuple[int, 
             continue
         # Outputs that are complete are not the run's to replace any more.
         assert code == DONE or (code == REFUSED and " exists." in said(case)), (case.name, code, told(case))
-        if case.keeps or code == DONE:
-            check_end(case)
+        check_end(case)
         ends += 1
         emptied(case.folder)
         if left:
@@ -440,8 +436,7 @@ def kill_while_writing(case: Case, last: int) -> int:
         code = code_of(in_child(case, Moments()))
         assert code == DONE or (code == REFUSED and " exists." in said(case)), (case.name, at, code, told(case))
         check_whole(case)
-        if case.keeps or code == DONE:
-            check_end(case)
+        check_end(case)
         emptied(case.folder)
     return last
 

@@ -11,9 +11,6 @@ from typing import Any
 
 import faulty_runs as runs
 
-Inode = tuple[int, int]
-"""Of a file or folder: its disk and its number there."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Call:
@@ -21,15 +18,13 @@ class Call:
 
     Attributes:
         what: `sync`, or `put` where a file is given a name.
-        inode: of the file or folder.
-        folder: that the name is in.
-        name: that the file is given.
+        path: of the file or folder, as it was called until then.
+        target: what a file is called from then on.
     """
 
     what: str
-    inode: Inode
-    folder: Inode | None = None
-    name: str = ""
+    path: Path
+    target: Path | None = None
 
 
 WAYS: dict[str, tuple[tuple[str, ...], int]] = {
@@ -40,11 +35,6 @@ WAYS: dict[str, tuple[tuple[str, ...], int]] = {
 """Functions of `os` that fail, and with what. Only locks are made by its `open`."""
 
 
-def _inode(of: int | str | Path) -> Inode:
-    status = os.stat(of)
-    return status.st_dev, status.st_ino
-
-
 @contextmanager
 def recorded() -> Iterator[list[Call]]:
     """Take down what is written to the disk for good, and what is given a name, while the context lasts."""
@@ -53,13 +43,13 @@ def recorded() -> Iterator[list[Call]]:
 
     def sync(descriptor: int) -> None:
         own["fsync"](descriptor)
-        calls.append(Call("sync", _inode(descriptor)))
+        calls.append(Call("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
 
     def putting(put: Callable[..., None]) -> Callable[..., None]:
         def call(source: Any, target: Any, **options: Any) -> None:
-            inode = _inode(source)
             put(source, target, **options)
-            calls.append(Call("put", inode, _inode(Path(target).parent), Path(target).name))
+            called, own_name = (Path(one).parent.resolve() / Path(one).name for one in (source, target))
+            calls.append(Call("put", called, own_name))
 
         return call
 
@@ -81,11 +71,14 @@ def check_order(calls: Sequence[Call]) -> int:
     places = [place for place, call in enumerate(calls) if call.what == "put"]
     for number, place in enumerate(places):
         put = calls[place]
-        # The number of a file that was removed may be another's.
-        before = calls[places[number - 1] + 1 if number else 0 : place]
+        assert put.target is not None
+        before = calls[:place]
         after = calls[place + 1 : places[number + 1] if number + 1 < len(places) else None]
-        assert any(call.inode == put.inode for call in before), f"{put.name} has its name before it is on the disk"
-        assert any(call.inode == put.folder for call in after), f"the name of {put.name} is not on the disk"
+        synced = any(call.what == "sync" and call.path == put.path for call in before)
+        assert synced, f"{put.target.name} has its name before it is on the disk"
+        assert any(call.path == put.target.parent for call in after), (
+            f"the name of {put.target.name} is not on the disk"
+        )
     return len(places)
 
 
