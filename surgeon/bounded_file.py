@@ -6,8 +6,8 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from surgeon.bounded_json import BoundError
 
@@ -19,7 +19,7 @@ _WIDE = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[BinaryIO]:
+def open_regular(path: Path) -> Iterator[BufferedReader]:
     """Open a file for reading, and nothing else that may stand under its name: a pipe would wait for its other end.
 
     Raises:

@@ -1,10 +1,12 @@
 """What a builder may make and compute on a checkpoint's word."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -37,6 +39,33 @@ def test_a_builder_that_computes_without_end_is_stopped(tmp_path: Path, monkeypa
         surgeon.load(path)
 
 
+def test_a_builder_that_computes_without_torch_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(construction, "MOST_STEPS", 300_000)
+    path = described(tmp_path, "tiny_vit_5m_224", {"window_sizes": [7, 7, 14, 7]})
+    with pytest.raises(ArchitectureError, match="more than 300000 steps"):
+        surgeon.load(path)
+    assert sys.getprofile() is None
+
+
+def test_the_steps_of_what_a_library_builds_by_itself_are_not_counted(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(construction, "MOST_STEPS", 10)
+    model = timm.create_model("test_vit", num_classes=1000)
+    save_file(model.state_dict(), tmp_path / "a.safetensors", {"architecture": "test_vit"})
+    surgeon.load(tmp_path / "a.safetensors")
+
+
+def test_steps_are_left_to_a_profiler_that_counts_already() -> None:
+    def own(*given: object) -> None:
+        del given
+
+    sys.setprofile(own)
+    try:
+        with bounded(None):
+            assert sys.getprofile() is own
+    finally:
+        sys.setprofile(None)
+
+
 def test_what_is_computed_counts_before_anything_keeps_it() -> None:
     with bounded(4 * FEW):
         torch.zeros(FEW)
@@ -60,6 +89,9 @@ def test_what_is_computed_counts_before_anything_keeps_it() -> None:
         ({"num_classes": 2**16 + 1}, False),
         ({"stage": {"num_classes": 60_000}}, False),
         ({"rope_temperature": 10_000.0}, True),
+        ({"depths": [16384, 16384]}, True),
+        ({"depths": [16384, 16384, 1]}, False),
+        ({"widths": [65536] * 100}, True),
     ],
 )
 def test_numbers_are_no_larger_than_a_network_s(arguments: dict[str, Any], taken: bool) -> None:

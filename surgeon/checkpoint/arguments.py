@@ -26,6 +26,9 @@ MOST_VALUES, DEEPEST = 20_000, 12
 LARGEST, MOST_CLASSES = 2**14, 2**16
 """Numbers beyond it have to be the size of an axis in the file: classes may be many, and nothing else is."""
 
+MOST_COUNTED = 2**15
+"""The sum of a list of numbers that are no sizes of axes."""
+
 CLASSES = "num_classes"
 
 _REMEDY = "Pass --arch to say which network it is."
@@ -69,7 +72,9 @@ def _is_plausible(value: Any, sizes: Collection[int], largest: int) -> bool:
     if isinstance(value, dict):
         return all(_is_plausible(one, sizes, largest) for one in value.values())
     if isinstance(value, list):
-        return all(_is_plausible(one, sizes, largest) for one in value)
+        # Of numbers of layers, it is the sum that is built.
+        counts = sum(abs(one) for one in value if type(one) is int and one not in sizes)
+        return counts <= MOST_COUNTED and all(_is_plausible(one, sizes, largest) for one in value)
     if isinstance(value, (int, float)):
         return abs(value) <= largest or (type(value) is int and value in sizes)
     return not isinstance(value, str) or len(value) <= LONGEST_WORD

@@ -181,7 +181,9 @@ def _construct(
         checkpoint: what the network is for, which bounds how large it may be; None where it is not known, or no bound.
         initialize: draw random weights, where that can be chosen; by default where there is no checkpoint.
     """
-    bounds = bounded(most_bytes(checkpoint.tensors) if checkpoint is not None else None)
+    limit = most_bytes(checkpoint.tensors) if checkpoint is not None else None
+    # What libraries build by themselves ends, and counting its steps takes a while.
+    bounds = bounded(limit, steps=bool(architecture.arguments))
     try:
         # What the user's own code builds is the user's to bound.
         with contextlib.nullcontext() if architecture.source == "file" else bounds:

@@ -1,8 +1,10 @@
 """Bounds on what a builder may make on a checkpoint's word."""
 
+import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +17,11 @@ MOST_PARTS = 25_000
 """Modules, parameters and buffers of a network: no architecture of timm has a quarter of them."""
 
 MOST_CALLS = 200_000
-"""Calls of torch while a network is built: no architecture of timm or torchvision takes a tenth of them."""
+"""Calls of torch while a network is built: of timm and torchvision, none takes a fifth of them."""
+
+MOST_STEPS = 45_000_000
+"""Calls and returns of any function meanwhile, which takes seconds: timm's tiny_vit_21m_512 has 40 million, and other
+families of networks have less than a tenth of that."""
 
 SPARE_BYTES = 2**27
 """Memory that a network may take besides that for its weights."""
@@ -29,15 +35,17 @@ class ExcessError(RuntimeError):
 
 
 @contextmanager
-def bounded(most_bytes: int | None) -> Iterator[None]:
+def bounded(most_bytes: int | None, *, steps: bool = True) -> Iterator[None]:
     """Stop a builder that makes or computes too much, as soon as it does.
 
     Args:
         most_bytes: memory of all parameters and buffers together, and of what any computation gives; what has no memory
             does not count. None for any.
+        steps: count also what is computed without torch, unless a profiler or debugger is counting already.
 
     Raises:
-        ExcessError: there are more than 25,000 parts or 200,000 calls of torch, or they take more memory.
+        ExcessError: there are more than 25,000 parts, 200,000 calls of torch or 45 million calls and returns of any
+            function, or they take more memory.
     """
     builder, parts, taken = threading.get_ident(), 0, 0
     # Held until the end: another tensor could get the identity of one that is gone.
@@ -63,11 +71,33 @@ def bounded(most_bytes: int | None) -> Iterator[None]:
         registration.register_module_buffer_registration_hook(count),
     ]
     try:
-        with _Calls(most_bytes):
+        with _Calls(most_bytes), _stopped_after(MOST_STEPS) if steps else nullcontext():
             yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _stopped_after(most: int) -> Iterator[None]:
+    """Stop what this thread does after so many calls and returns of functions, however they are nested."""
+    if sys.getprofile() is not None:
+        yield
+        return
+    left = most
+
+    def count(frame: FrameType, event: str, of: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            # It is called no more then, and may only tell of it once.
+            raise ExcessError(f"it takes more than {most} steps to build")
+
+    sys.setprofile(count)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
 
 
 class _Calls(TorchFunctionMode):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from surgeon.bounded_file import open_regular
 from surgeon.checkpoint.safetensors_file import SUFFIX as SAFETENSORS_SUFFIX
 from surgeon.checkpoint.safetensors_file import read_safetensors
 from surgeon.checkpoint.signature import Format, file_format
@@ -146,5 +147,5 @@ def _check_file(path: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

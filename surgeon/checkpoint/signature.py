@@ -4,6 +4,7 @@ import codecs
 from pathlib import Path
 from typing import Literal
 
+from surgeon.bounded_file import open_regular
 from surgeon.checkpoint.safetensors_file import LENGTH_BYTES, LONGEST_HEADER
 from surgeon.checkpoint.torch_file import PICKLE_MAGIC, ZIP_MAGIC
 from surgeon.errors import CheckpointError
@@ -52,7 +53,7 @@ def file_format(path: Path) -> Format | None:
     Raises:
         CheckpointError: the file is of a known format that holds no checkpoint.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(LONGEST_MAGIC)
     # The header is a JSON object behind its length, whose first byte may be that of a pickle.
     length, header = int.from_bytes(start[:LENGTH_BYTES], "little"), start[LENGTH_BYTES:]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from surgeon.bounded_file import open_regular
 from surgeon.checkpoint.display import listed
 from surgeon.checkpoint.pickle_calls import Budget, DamagedPickleError, ForeignObjectError, PickleError
 from surgeon.checkpoint.pickle_check import check_pickle
@@ -48,7 +49,7 @@ def read_torch(path: Path) -> Any:
         CheckpointError: the file is damaged, is no such file, holds objects other than tensors, or asks for more
             memory or time than tensors of its size take.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         zipped = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     _look_through(path, zipped)
     try:
@@ -57,7 +58,7 @@ def read_torch(path: Path) -> Any:
             warnings.simplefilter("ignore")
             if path.name.endswith(SAFETENSORS_SUFFIX):
                 # torch goes by the suffix, but only where it is given one.
-                with path.open("rb") as file:
+                with open_regular(path) as file:
                     return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except _DAMAGE as error:
@@ -73,7 +74,7 @@ def _look_through(path: Path, zipped: bool) -> None:
         )
     if not zipped and not _begins_as_pickle(path):
         raise CheckpointError(f"{path} does not begin as a file of torch.save does.", _REMEDY)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
             if zipped:
                 _check_archive(path, content)
@@ -116,7 +117,7 @@ def _check_archive(path: Path, content: mmap.mmap) -> None:
 
 def _is_tar(path: Path) -> bool:
     """Whether PyTorch would take a file for one of its oldest: it then makes a folder, even to refuse it."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(tarfile.BLOCKSIZE)
     # The first header only: those behind it may be any number, and each may lead to the next.
     try:
@@ -129,7 +130,7 @@ def _is_tar(path: Path) -> bool:
 
 
 def _begins_as_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(len(PICKLE_MAGIC)) == PICKLE_MAGIC
 
 

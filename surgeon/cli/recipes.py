@@ -117,18 +117,23 @@ def read_recipe(ctx: click.Context, parameter: click.Parameter, path: Path | Non
 
 def _refusal(path: Path, name: str, value: Any, recipe: Mapping[str, Any]) -> Callable[[], NoReturn] | None:
     """Return what refuses an option of a recipe, or None where a file may decide on it."""
-    from surgeon.operate.entrusted import entrusted_words, is_entrusted
+    from surgeon.operate.entrusted import REPLAYED, entrusted_words, is_entrusted
 
     if not is_entrusted(name, value):
         return None
 
     words = entrusted_words({**{key.replace("-", "_"): one for key, one in recipe.items()}, name: value})
 
+    option = name.replace("_", "-")
+    remedy = f"Give --{option} on the command line, or take it out of the recipe."
+    if name in REPLAYED:
+        remedy = f"If you trust it, write beside --recipe: {shlex.join(words)[:LONGEST]}"
+
     def refuse() -> NoReturn:
         raise OptionError(
-            f"The recipe {path} asks for {name.replace('_', '-')} = {str(value)[:LONGEST]}, and only the command line "
-            "decides what code is run, what is fetched and where results are written.",
-            f"If you trust it, write beside --recipe: {shlex.join(words)[:LONGEST]}",
+            f"The recipe {path} asks for {option} = {str(value)[:LONGEST]}, and only the command line decides what "
+            "code is run, what is fetched, where results are written and how many processes are started.",
+            remedy,
         )
 
     return refuse

@@ -19,12 +19,23 @@ def _names_library(value: Any) -> bool:
     return bool(prefix(str(value)))
 
 
+def _is_many(value: Any) -> bool:
+    return not str(value).isdecimal() or int(value) > MOST_WORKERS
+
+
+MOST_WORKERS = 64
+"""Processes that read images, each of which takes half a gigabyte."""
+
 ENTRUSTED: Mapping[str, Callable[[Any], bool]] = {
     "arch": _names_code, "teacher_arch": _names_code, "data": _names_library, "data_root": bool, "download": bool,
     "output": bool, "overwrite": bool, "restart": bool, "model_card": bool, "save_plan": bool, "save_exemplars": bool,
-    "tensorboard": bool,
+    "tensorboard": bool, "workers": _is_many,
 }  # fmt: skip
 """By the options' names, which of their values these are."""
+
+
+REPLAYED = ("arch", "teacher_arch", "data", "data_root", "download")
+"""Those that a record has. How to write where a file says so, or to replace what is there, nobody is told."""
 
 
 def is_entrusted(name: str, value: Any) -> bool:
@@ -38,10 +49,10 @@ def is_entrusted(name: str, value: Any) -> bool:
 
 
 def entrusted_words(recipe: Mapping[str, Any]) -> list[str]:
-    """Return the words of a command line that have to stand beside `--recipe`, or it is refused."""
+    """Return the words of a command line that have to stand beside `--recipe` to do a run again."""
     words = []
     for name, value in recipe.items():
-        if is_entrusted(name, value):
+        if name.replace("-", "_") in REPLAYED and is_entrusted(name, value):
             option = f"--{name.replace('_', '-')}"
             # What begins like an option is none behind an equals sign.
             plain = not str(value).startswith("-")

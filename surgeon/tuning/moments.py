@@ -94,6 +94,9 @@ def _as_divided(value: Tensor, parameter: nn.Parameter, axis: int | None) -> Ten
     if axis is None and value.shape == parameter.shape:
         # It was kept by a run that divided nothing: a number for every weight lies where that weight does.
         axis = own
+    elif axis is None and value.dim():
+        # Neither a number for every weight nor one for all of them: only its optimizer knows how that is divided.
+        raise ValueError("what the optimizer remembers was not divided, and cannot be")
     return part_of(value, parameter, axis)
 
 
