@@ -51,65 +51,84 @@ DOUBLED = b"K\x01\x85q\x01" + b"".join(b"h" + bytes([at]) + b"\x86q" + bytes([at
 SHAPE = b"(" + number(MANY) + b"t"
 
 
-def _values() -> Iterator[tuple[str, bytes]]:
+def _values() -> Iterator[tuple[str, bytes, str]]:
+    given, unneeded = "with what no state dict gives it", "which no state dict of dense tensors"
+    tuples, steps = "it has tuples in each other", "it takes more steps"
+    none = "it sets attributes of what has none"
     for name in ("set", "Counter"):
         home = "__builtin__" if name == "set" else "collections"
         for step in (b"R", b"\x81"):
-            yield f"{name} of an expanded tensor by {step!r}", called(f"{home}.{name}", WIDE, step=step)
-            yield f"{name} of a doubled tuple by {step!r}", called(f"{home}.{name}", b"](" + DOUBLED + b"e", step=step)
-    yield "OrderedDict of a doubled tuple", called("collections.OrderedDict", b"](" + DOUBLED + b"N\x86e")
-    yield "OrderedDict of an expanded tensor", called("collections.OrderedDict", WIDE)
-    yield "a doubled tuple as a key", b"}" + DOUBLED + b"Ns"
-    yield "a doubled tuple", DOUBLED
-    yield "Size of an expanded tensor", called("torch.Size", INDICES)
-    yield "a shape that is a tensor", called(
-        "torch._utils._rebuild_tensor", storage(), number(0), INDICES, INDICES
-    )  # fmt: skip
-    yield "an entry of a tensor", WIDE + b"NK\x01s"
-    yield "attributes from a tensor", called("collections.OrderedDict") + WIDE + b"b"
-    yield "a parameter's attributes", called(
-        "torch._utils._rebuild_parameter_with_state", tensor(4, 1), b"\x89", b"N", b"}" + text("data") + WIDE + b"s"
-    )  # fmt: skip
-    yield "torch.Tensor", called("torch.Tensor", number(MANY))
-    yield "torch.FloatTensor of a list", called("torch.FloatTensor", b"](" + b"K\x01" * 9 + b"e")
+            called_so = f"by {step!r}"
+            yield f"{name} of an expanded tensor {called_so}", called(f"{home}.{name}", WIDE, step=step), given
+            doubled = called(f"{home}.{name}", b"](" + DOUBLED + b"e", step=step)
+            yield f"{name} of a doubled tuple {called_so}", doubled, tuples
+    yield "OrderedDict of a doubled tuple", called("collections.OrderedDict", b"](" + DOUBLED + b"N\x86e"), tuples
+    yield "OrderedDict of an expanded tensor", called("collections.OrderedDict", WIDE), given
+    yield "a doubled tuple as a key", b"}" + DOUBLED + b"Ns", tuples
+    yield "a doubled tuple", DOUBLED, tuples
+    yield "Size of an expanded tensor", called("torch.Size", INDICES), given
+    shape = called("torch._utils._rebuild_tensor", storage(), number(0), INDICES, INDICES)
+    yield "a shape that is a tensor", shape, given
+    yield "an entry of a tensor", WIDE + b"NK\x01s", "it sets entries of what is no mapping"
+    yield "attributes from a tensor", called("collections.OrderedDict") + WIDE + b"b", none
+    attributes = b"}" + text("data") + WIDE + b"s"
+    parameter = called("torch._utils._rebuild_parameter_with_state", tensor(4, 1), b"\x89", b"N", attributes)
+    yield "a parameter's attributes", parameter, given
+    yield "torch.Tensor", called("torch.Tensor", number(MANY)), unneeded
+    yield "torch.FloatTensor of a list", called("torch.FloatTensor", b"](" + b"K\x01" * 9 + b"e"), unneeded
     coo = called("torch.serialization._get_layout", text("torch.sparse_coo"))
     csr = called("torch.serialization._get_layout", text("torch.sparse_csr"))
     square = b"(" + number(MANY) * 2 + b"t"
-    yield "coordinates", called("torch._utils._rebuild_sparse_tensor", coo, b"(" + INDICES + WIDE + square + b"\x89t")
-    yield "rows", called("torch._utils._rebuild_sparse_tensor", csr, b"(" + INDICES * 2 + WIDE + square + b"t")
+    sparse = "torch._utils._rebuild_sparse_tensor"
+    yield "coordinates", called(sparse, coo, b"(" + INDICES + WIDE + square + b"\x89t"), unneeded
+    yield "rows", called(sparse, csr, b"(" + INDICES * 2 + WIDE + square + b"t"), unneeded
     quantizer = b"(" + function("torch.per_channel_affine") + WIDE + INDICES + number(0) + b"t"
     hooks = called("collections.OrderedDict")
-    yield "scales", called(
-        "torch._utils._rebuild_qtensor", storage("QInt8Storage"), number(0), SHAPE, b"(" + number(0) + b"t",
-        quantizer, b"\x89", hooks,
-    )  # fmt: skip
+    scales = (storage("QInt8Storage"), number(0), SHAPE, b"(" + number(0) + b"t", quantizer, b"\x89", hooks)
+    yield "scales", called("torch._utils._rebuild_qtensor", *scales), unneeded
     # Cheap once, and repeated by few bytes each.
     entries = b"}q\x01(" + b"".join(b"M" + struct.pack("<H", key) + b"N" for key in range(20_000)) + b"u"
-    yield "attributes a thousand times", entries + b"](" + b"cargparse\nNamespace\n)\x81h\x01b" * 1000 + b"e"
+    yield "attributes a thousand times", entries + b"](" + b"cargparse\nNamespace\n)\x81h\x01b" * 1000 + b"e", steps
     yield (
         "a set a thousand times",
         b"](" + b"K\x01" * 20_000 + b"eq\x01](" + b"c__builtin__\nset\nh\x01\x85R" * 1000 + b"e",
+        steps,
     )
     letters = text("a" * 100_000) + b"q\x01" + text("latin1") + b"q\x02"
-    yield "bytes a thousand times", letters + b"](" + b"c_codecs\nencode\nh\x01h\x02\x86R" * 1000 + b"e"
-    words = text("a" * 100_000) + b"0" + text("b" * 100_000) + b"q\x01" + text("b" * 100_000) + b"q\x02"
-    yield "equal texts as keys", words + b"}(h\x01N" + b"h\x02N" * 5000 + b"u"
-    yield "attributes of equal texts", words + b"}h\x01Nsq\x03}h\x02Nsq\x04" + called("argparse.Namespace") + (
-        b"h\x03bh\x04b" * 1000
-    )  # fmt: skip
+    yield (
+        "bytes a thousand times",
+        letters + b"](" + b"c_codecs\nencode\nh\x01h\x02\x86R" * 1000 + b"e",
+        "copies its texts",
+    )
+    words = b"(" + text("b" * 100_000) + b"q\x01" + text("b" * 100_000) + b"q\x02"
+    yield "equal texts as keys", words + b"}(h\x01N" + b"h\x02N" * 5000 + b"ut", steps
+    bags = b"}h\x01Nsq\x03}h\x02Nsq\x04" + called("argparse.Namespace") + b"h\x03bh\x04b" * 1000
+    yield "attributes of equal texts", words + bags + b"t", steps
     state = called("torch._utils._rebuild_parameter_with_state", tensor(4, 1), b"\x89", b"N", b"Nh\x01\x86")
-    yield "a parameter's attributes a thousand times", entries + b"](" + state * 100 + b"e"
+    yield "a parameter's attributes a thousand times", entries + b"](" + state * 100 + b"e", steps
     yield "storages with tuples as keys", (
         b"(" + text("storage") + function("torch.FloatStorage") + b"K\x01\x85" + text("cpu") + number(16) + b"tQ"
-    )  # fmt: skip
-    yield "tuples of one hash", b"}(" + b"".join(number(at) + number(-at) + b"\x86N" for at in range(2000)) + b"u"
+    ), "that is no storage"  # fmt: skip
+    yield (
+        "tuples of one hash",
+        b"}(" + b"".join(number(at) + number(-at) + b"\x86N" for at in range(2000)) + b"u",
+        "tuples as keys",
+    )
+    keyed = "it has keys that are neither"
+    yield "a long text in a tuple as a key", b"}" + text("a" * 257) + b"\x85Ns", keyed
+    yield (
+        "long bytes in a tuple as a key",
+        b"}" + called("_codecs.encode", text("a" * 257), text("latin1")) + b"\x85Ns",
+        keyed,
+    )
+    yield "a large tuple as a key", b"}(" + b"K\x01" * 65 + b"tNs", keyed
 
 
 def call_cases() -> Iterator[Case]:
     """Yield all of them, beside a sound tensor."""
-    for name, value in _values():
+    for name, value, says in _values():
         pickled = START + b"}(" + text("model") + b"}" + text("w") + tensor(4, 1) + b"s" + text("x") + value + b"u."
-        yield Case("costly call", name, writes(archive(pickled, STORAGE)), suffix=".pth", says="pickle that is not")
+        yield Case("costly call", name, writes(archive(pickled, STORAGE)), suffix=".pth", says=says)
     pickles = {f"{at}.pkl": START + b"N" * 2**19 + b"." for at in range(3)}
     yield Case(
         "costly pickle", "three of many steps", writes(archive(START + b"}.", pickles)), suffix=".pth", says="steps"

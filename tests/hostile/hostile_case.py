@@ -10,7 +10,7 @@ from typing import Any, Literal
 import safetensors.torch
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ARCH = "test_efficientnet"
 """The network of all whole files: timm's smallest."""
@@ -33,6 +33,7 @@ class Case:
         arch: what `--arch` says; None where the file itself does.
         says: what the error must contain.
         command: what reads it.
+        whole: whether what is read must be `whole_state()`, to the bit.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Case:
     arch: str | None = ARCH
     says: str = ""
     command: Command = "load"
+    whole: bool = False
 
     @property
     def title(self) -> str:
@@ -94,6 +96,18 @@ def whole_state() -> dict[str, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return dict(timm.create_model(ARCH, num_classes=CLASSES).state_dict())
+
+
+def check_whole(model: nn.Module) -> None:
+    """Hold the tensors of a network against those of all whole files.
+
+    Raises:
+        ValueError: they are not the same, to the bit.
+    """
+    state = model.state_dict()
+    others = [name for name, tensor in whole_state().items() if not torch.equal(state[name], tensor)]
+    if others:
+        raise ValueError(f"read other numbers than those of the file: {', '.join(others)}")
 
 
 def whole_file(metadata: Mapping[str, str] | None = None) -> bytes:

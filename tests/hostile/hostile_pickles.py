@@ -5,15 +5,20 @@ import pickle
 import struct
 import tarfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from hostile_case import Case, small_state, writes
+from hostile_archive import whole_archive
+from hostile_case import Case, saves, small_state, writes
+from hostile_state import LEGACY_START, MAGIC, View, unzipped, whole_views, zipped
 from hostile_zips import archive
 
-MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-LEGACY_START = MAGIC + pickle.dumps(1001, protocol=2) + pickle.dumps({"little_endian": True}, protocol=2)
+WEIGHT = "classifier.weight"
+FOREIGN, DAMAGED = "objects other than tensors", "truncated, damaged, or no checkpoint"
+NAMELESS, UNFIT = "no tensors by name", "does not fit"
 
 
 def legacy(pickled: bytes) -> bytes:
@@ -68,83 +73,112 @@ def code(canary: Path) -> Iterator[Case]:
     for name, (module, function, argument) in calls.items():
         for protocol in (0, 2, 4):
             pickled = called(module, function, argument, protocol=protocol)
+            # Texts of protocol 0, and names on the stack of protocol 4, are no steps of a file of torch.save.
+            says = {0: "it has the step 0x56", 2: FOREIGN, 4: "it has the step 0x93"}[protocol]
             for where, content in (("zip", archive(pickled)), ("legacy", legacy(pickled)), ("bare", pickled)):
-                yield Case("pickle of code", f"{name}, protocol {protocol}, {where}", writes(content), suffix=".pth")
-        yield Case("pickle of code", f"{name}, tar", writes(tar(called(module, function, argument))), suffix=".tar")
-    pickled = called("os", "mkdir", place)
+                title = f"{name}, protocol {protocol}, {where}"
+                yield Case("pickle of code", title, writes(content), suffix=".pth", says=says)
+        old = tar(called(module, function, argument))
+        yield Case("pickle of code", f"{name}, tar", writes(old), suffix=".tar", says="tar archive")
+    pickled, path = called("os", "mkdir", place), _text(place, 2)
     ends = {
-        "a module's source": b"\x80\x02((X\x06\x00\x00\x00modulecargparse\nNamespace\n"
-        b"X\x04\x00\x00\x00x.pyX\x01\x00\x00\x00ytQ.",
-        "instance": f"(ios\nmkdir\nV{canary}\n.".encode().replace(b"(i", b"(", 1),
-        "INST": f"(V{canary}\nios\nmkdir\n.".encode(),
-        "OBJ": f"(cos\nmkdir\nV{canary}\no.".encode(),
-        "NEWOBJ": f"\x80\x02cos\nmkdir\n(V{canary}\nt\x81.".encode("latin1"),
-        "NEWOBJ_EX": f"\x80\x04cos\nmkdir\n(V{canary}\nt}}\x92.".encode("latin1"),
-        "BUILD": f"\x80\x02cargparse\nNamespace\n)\x81}}V__setstate__\ncos\nmkdir\nsbV{canary}\nb.".encode("latin1"),
-        "EXT1": b"\x80\x02\x82\x01.", "PERSID": b"Pstorage\n.", "BINPERSID": b"\x80\x02K\x01Q.",
-        "in the second pickle": MAGIC + pickled, "in the third pickle": MAGIC + pickle.dumps(1001, 2) + pickled,
-        "in the fourth pickle": LEGACY_START + pickled,
-        "in the keys": LEGACY_START + pickle.dumps({}, protocol=2) + pickled,
-        "after a sound pickle": pickle.dumps({}, protocol=2) + pickled,
-        "behind a state dict": LEGACY_START + pickle.dumps({"a": 1}, protocol=2) + pickled,
+        "a module's source": (
+            b"\x80\x02((X\x06\x00\x00\x00modulecargparse\nNamespace\nX\x04\x00\x00\x00x.pyX\x01\x00\x00\x00ytQ.",
+            "no storage"),
+        "INST": (b"(" + path + b"ios\nmkdir\n.", "it has the step 0x69"),
+        "OBJ": (b"(cos\nmkdir\n" + path + b"o.", "it has the step 0x6f"),
+        "NEWOBJ": (b"\x80\x02cos\nmkdir\n(" + path + b"t\x81.", FOREIGN),
+        "NEWOBJ_EX": (b"\x80\x04cos\nmkdir\n(" + path + b"t}\x92.", "it has the step 0x92"),
+        "BUILD": (b"\x80\x02cargparse\nNamespace\n)\x81cos\nmkdir\nb.", "sets attributes of what has none"),
+        "BUILD of a function": (
+            b"\x80\x02cos\nmkdir\n}" + _text("__setstate__", 2) + path + b"sb.", "sets attributes of what has none"),
+        "EXT1": (b"\x80\x02\x82\x01.", "it has the step 0x82"), "PERSID": (b"Pstorage\n.", "it has the step 0x50"),
+        "BINPERSID": (b"\x80\x02K\x01Q.", "no storage"),
+        "in the second pickle": (MAGIC + pickled, FOREIGN),
+        "in the third pickle": (MAGIC + pickle.dumps(1001, 2) + pickled, FOREIGN),
+        "in the fourth pickle": (LEGACY_START + pickled, FOREIGN),
+        "in the keys": (LEGACY_START + pickle.dumps({}, protocol=2) + pickled, FOREIGN),
+        "after a sound pickle": (pickle.dumps({}, protocol=2) + pickled, FOREIGN),
+        "behind a state dict": (LEGACY_START + pickle.dumps({"a": 1}, protocol=2) + pickled, FOREIGN),
     }  # fmt: skip
-    for name, content in ends.items():
-        yield Case("pickle of code", name, writes(content), suffix=".bin")
+    for name, (content, says) in ends.items():
+        yield Case("pickle of code", name, writes(content), suffix=".bin", says=says)
     for layout in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT):
-        yield Case("pickle of code", f"tar of layout {layout}", writes(tar(pickled, layout)), suffix=".tar")
-    content = bytearray(tar(pickled, tarfile.USTAR_FORMAT))
-    content[257:265] = bytes(8)
-    content[148:156] = f"{sum(content[:148]) + 256 + sum(content[156:512]):06o}\0 ".encode()
-    yield Case("pickle of code", "tar without a mark", writes(bytes(content)), suffix=".tar")
-    for name in ("data.pkl", "constants.pkl", "code/__torch__.py", "version", ".data/serialization_id", "byteorder"):
-        yield Case("pickle of code", f"as {name}", writes(archive(b"\x80\x02}.", {name: pickled})), suffix=".pt")
+        old = tar(pickled, layout)
+        yield Case("pickle of code", f"tar of layout {layout}", writes(old), suffix=".tar", says="tar archive")
+    unmarked = bytearray(tar(pickled, tarfile.USTAR_FORMAT))
+    unmarked[257:265] = bytes(8)
+    unmarked[148:156] = f"{sum(unmarked[:148]) + 256 + sum(unmarked[156:512]):06o}\0 ".encode()
+    yield Case("pickle of code", "tar without a mark", writes(bytes(unmarked)), suffix=".tar", says="tar archive")
+    whole = whole_archive()
+    records = {
+        "data.pkl": FOREIGN, "constants.pkl": "TorchScript", "version": DAMAGED, "byteorder": DAMAGED,
+        ".data/serialization_id": DAMAGED,
+        # Never looked at.
+        "code/__torch__.py": "",
+    }  # fmt: skip
+    for name, says in records.items():
+        content, outcome = whole.holding({f"archive/{name}".encode(): pickled}).written(), "refused" if says else "read"
+        yield Case("pickle of code", f"as {name}", writes(content), outcome, ".pt", says=says, whole=not says)
 
 
 def costly() -> Iterator[Case]:
     """Yield pickles that ask for more than they give."""
-    for name, pickled in _costly():
+    for name, (pickled, says) in _costly():
         for where, content in (("zip", archive(pickled)), ("legacy", legacy(pickled))):
-            yield Case("costly pickle", f"{name}, {where}", writes(content), suffix=".pth")
-    for name, pickled in _storages():
-        content = archive(pickled, {"data/0": bytes(64)})
-        yield Case("costly pickle", f"{name}, zip", writes(content), suffix=".pth")
-        keys = pickle.dumps(["0"], protocol=2)
-        content = LEGACY_START + pickled.replace(b"tQ", b"NtQ") + keys + struct.pack("<q", 16) + bytes(64)
-        yield Case("costly pickle", f"{name}, legacy", writes(content), suffix=".pth")
+            yield Case("costly pickle", f"{name}, {where}", writes(content), suffix=".pth", says=says)
+    for depth in (900, 10_000):
+        beside = b"](" * depth + b"e" * depth
+        for where, content in (("zip", zipped(whole_views(), beside)), ("legacy", unzipped(whole_views(), beside))):
+            title = f"lists {depth} deep beside the weights, {where}"
+            if depth < 1000:
+                yield Case("costly pickle", title, writes(content), "read", ".pth", whole=True)
+            else:
+                yield Case("costly pickle", title, writes(content), suffix=".pth", says="nested deeper than 1000")
+    for name, views, says, old in _storages():
+        for where, content, words in (("zip", zipped(views), says), ("legacy", unzipped(views), old)):
+            title, outcome = f"{name}, {where}", "refused" if words else "read"
+            yield Case("costly pickle", title, writes(content), outcome, ".pth", says=words, whole=not words)
 
 
-def _costly() -> Iterator[tuple[str, bytes]]:
-    start = b"\x80\x02"
+def _costly() -> Iterator[tuple[str, tuple[bytes, str]]]:
+    start, unneeded, steps = b"\x80\x02", "which no state dict of dense tensors", "more steps than a file of its size"
     for number in (10**9, 6 * 10**9, 10**13):
         size = struct.pack("<Bq", 8, number)
-        yield f"bytearray of {number}", start + b"c__builtin__\nbytearray\n(\x8a" + size + b"tR."
-        yield f"Tensor of {number}", start + b"ctorch\nFloatTensor\n(\x8a" + size + b"tR."
-        yield f"weight of {number}", start + b"}X\x01\x00\x00\x00wctorch\nTensor\n(\x8a" + size + b"tRs."
+        made = start + b"c__builtin__\nbytearray\n(\x8a" + size + b"tR."
+        yield f"bytearray of {number}", (made, "bytearray with what no state dict gives it")
+        yield f"Tensor of {number}", (start + b"ctorch\nFloatTensor\n(\x8a" + size + b"tR.", unneeded)
+        weight = start + b"}X\x01\x00\x00\x00wctorch\nTensor\n(\x8a" + size + b"tRs."
+        yield f"weight of {number}", (weight, unneeded)
     letters = b"".join(chr(0x100 + place % 5000).encode() for place in range(400_000))
     text = b"X" + struct.pack("<I", len(letters)) + letters
     for codec in ("punycode", "idna"):
-        name = b"X" + struct.pack("<I", len(codec)) + codec.encode()
-        yield f"text as {codec}", start + b"c_codecs\nencode\n(" + text + name + b"tR."
+        encoded = start + b"c_codecs\nencode\n(" + text + _text(codec, 2) + b"tR."
+        yield f"text as {codec}", (encoded, "encode with what no state dict gives it")
     # A tuple as a key: its hash goes down through all of them, and so does its end.
-    for depth in (1000, 1_000_000):
-        yield f"tuples {depth} deep as a key", start + b"})" + b"\x85" * depth + b"K\x01s."
-        yield f"tuples {depth} deep in a set", start + b"c__builtin__\nset\n(])" + b"\x85" * depth + b"atR."
-        yield f"lists {depth} deep", start + b"}X\x05\x00\x00\x00model" + b"](" * depth + b"e" * depth + b"s."
+    for depth, says in ((1000, "it has keys that are neither"), (1_000_000, "it has tuples in each other")):
+        yield f"tuples {depth} deep as a key", (start + b"})" + b"\x85" * depth + b"K\x01s.", says)
+        deep = start + b"c__builtin__\nset\n(])" + b"\x85" * depth + b"atR."
+        yield f"tuples {depth} deep in a set", (deep, says)
     # Whole numbers with one hash.
     keys = b"".join(b"\x8a\x0b" + (number * (2**61 - 1)).to_bytes(11, "little") + b"N" for number in range(1, 60_000))
-    yield "numbers of one hash", start + b"}(" + keys + b"u."
-    yield "mappings in each other's mappings", start + _laughs()
-    yield "a million numbers", start + b"](" + b"K\x01" * 1_000_000 + b"e."
-    yield "twenty million marks", start + b"(" * 20_000_000 + b"N."
+    yield "numbers of one hash", (start + b"}(" + keys + b"u.", "numbers that are too long")
+    yield "a number of one hash as a key", (start + b"}\x8a\x09" + b"\x01" * 9 + b"Ns.", "it has keys that are neither")
+    yield "a long number", (start + b"\x8a\x41" + b"\x01" * 65 + b".", "numbers that are too long")
+    yield "mappings in each other's mappings", (start + _laughs(), NAMELESS)
+    yield "a million numbers", (start + b"](" + b"K\x01" * 1_000_000 + b"e.", "holds a list")
+    yield "twenty million marks", (start + b"(" * 20_000_000 + b"N.", "nested deeper than 1000")
     numbered = b"".join(b"J" + struct.pack("<i", number) + b"N" for number in range(1_000_000))
-    yield "a million entries", start + b"}(" + numbered + b"u."
-    yield "a million objects", start + b"](" + b"cargparse\nNamespace\n)\x81" * 1_000_000 + b"e."
-    yield "text beyond the file", start + b"X\xff\xff\xff\xff."
-    yield "long beyond the file", start + b"\x8b\xff\xff\xff\x7f."
-    yield "a number of a million digits", b"I" + b"9" * 1_000_000 + b"\n."
-    yield "nothing but a mark", start + b"(."
-    yield "an empty stack", start + b"."
-    yield "no end", start + b"}"
+    yield "a million entries", (start + b"}(" + numbered + b"u.", steps)
+    yield "a million objects", (start + b"](" + b"cargparse\nNamespace\n)\x81" * 1_000_000 + b"e.", steps)
+    yield "a number of a million digits", (b"I" + b"9" * 1_000_000 + b"\n.", "it has the step 0x49")
+    ends = {
+        "text beyond the file": b"X\xff\xff\xff\xff.", "long beyond the file": b"\x8a\xff.",
+        "nothing but a mark": b"(.", "an empty stack": b".", "no end": b"}",
+    }  # fmt: skip
+    for name, end in ends.items():
+        says = "numbers that are too long" if name.startswith("long") else "it is truncated or damaged"
+        yield name, (start + end, says)
 
 
 def _laughs() -> bytes:
@@ -153,36 +187,49 @@ def _laughs() -> bytes:
     pickled = b"}q\x00"
     for level in range(12):
         entries = b"".join(_text(key, 2) + b"h" + bytes([level]) for key in wrappers)
-        pickled += b"0}(" + entries + b"uq" + bytes([level + 1])
+        # What is left on the stack below the last one is nobody's.
+        pickled += b"}(" + entries + b"uq" + bytes([level + 1])
     return pickled + b"."
 
 
-def _storages() -> Iterator[tuple[str, bytes]]:
-    """Tensors on a storage of 16 numbers that are larger than it."""
+def _storages() -> Iterator[tuple[str, Mapping[str, View], str, str]]:
+    """A whole network in which one tensor is larger than its storage, or this than it is in the file.
 
-    def tensor(size: tuple[int, ...], stride: tuple[int, ...], numel: int = 16, offset: int = 0) -> bytes:
-        def numbers(values: tuple[int, ...]) -> bytes:
-            return b"(" + b"".join(b"\x8a" + struct.pack("<Bq", 8, value) for value in values) + b"t"
+    Yields:
+        What it is called, the tensors, and what is said of them in an archive and in an old file; nothing where they
+        are sound.
+    """
+    views = whole_views()
+    true = views[WEIGHT]
+    classes, features = true.size
+    none, few = DAMAGED, "more than its storage"
+    yield "no lie", views, "", ""
 
-        storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu\x8a"
-        storage += struct.pack("<Bq", 8, numel) + b"tQ"
-        rest = b"\x8a" + struct.pack("<Bq", 8, offset) + numbers(size) + numbers(stride)
-        built = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"\x89ccollections\nOrderedDict\n)RtR"
-        return b"\x80\x02}X\x11\x00\x00\x00classifier.weight" + built + b"s."
+    def changed(view: View) -> Mapping[str, View]:
+        return views | {WEIGHT: view}
 
-    yield "sixteen numbers", tensor((4, 4), (4, 1))
     for count in (10**6, 3 * 10**7, 10**9, 10**12):
-        yield f"{count} classes of one row", tensor((count, 256), (0, 0))
-        yield f"{count} numbers that are not there", tensor((count, 256), (256, 1))
-        yield f"a storage of {count}", tensor((4, 4), (4, 1), numel=count)
-        yield f"an offset of {count}", tensor((4, 4), (4, 1), offset=count)
-    yield "a negative size", tensor((-4, 4), (4, 1))
-    yield "a negative stride", tensor((4, 4), (-4, 1))
-    yield "a negative offset", tensor((4, 4), (4, 1), offset=-4)
-    yield "a negative storage", tensor((4, 4), (4, 1), numel=-16)
-    yield "sizes that overflow", tensor((2**32, 2**32), (0, 0))
-    yield "a thousand axes", tensor((1,) * 1000, (0,) * 1000)
-    yield "windows over each other", tensor((8, 8), (1, 1))
+        yield f"{count} classes of one row", changed(replace(true, size=(count, features), stride=(0, 0))), few, few
+        absent = replace(true, size=(count, features))
+        yield f"{count} numbers that are not there", changed(absent), none, none
+        # An archive has as many as it has, and what the tensors have of them is right.
+        yield f"a storage of {count}", changed(replace(true, numel=count)), "", none
+        yield f"an offset of {count}", changed(replace(true, offset=count)), none, none
+    everything = {name: replace(view, numel=10**9) for name, view in views.items()}
+    yield "storages that all go to the end", everything, "bytes of tensors, and has", none
+    one = replace(true, stride=(0, 1), numel=features, data=true.data[: 4 * features])
+    yield "one row for all classes", changed(one), few, few
+    windows = replace(true, stride=(1, 1), numel=classes + features, data=true.data[: 4 * (classes + features)])
+    yield "windows over each other", changed(windows), few, few
+    yield "a negative size", changed(replace(true, size=(-classes, features))), none, none
+    yield "a negative stride", changed(replace(true, stride=(-features, 1))), none, none
+    yield "a negative offset", changed(replace(true, offset=-4)), none, none
+    yield "a negative storage", changed(replace(true, numel=-true.numel)), none, none
+    yield "sizes that overflow", changed(replace(true, size=(2**32, 2**32), stride=(0, 0))), none, none
+    given = "_rebuild_tensor_v2 with what no state dict gives it"
+    yield "a thousand axes", changed(replace(true, size=(1,) * 1000, stride=(0,) * 1000)), given, given
+    # Only old files say of what a storage is a part.
+    yield "a part of parts", changed(replace(true, part=b"(" + b"K\x01" * 4 + b"t")), "", "that is no storage"
 
 
 def _quantized() -> torch.Tensor:
@@ -195,24 +242,29 @@ def odd_contents() -> Iterator[Case]:
     """Yield files of `torch.save` that hold something else than a state dict."""
     from collections import Counter, OrderedDict
 
-    contents = {
-        "list": [1, 2], "number": 3, "text": "w", "nothing": None, "empty": {}, "tensor": torch.zeros(2),
-        "numbers": {"a": 1}, "tuple": (torch.zeros(1),), "keys are numbers": {1: torch.zeros(1)},
-        "keys are tuples": {(1, 2): torch.zeros(1)}, "counter": Counter("abc"), "ordered": OrderedDict(a=1),
-        "mixed": {"w": torch.zeros(1), "epoch": 3}, "sparse": {"w": torch.eye(3).to_sparse()},
-        "quantized": {"w": _quantized()},
-        "meta": {"w": torch.empty(10**12, device="meta")}, "complex": {"w": torch.ones(2, dtype=torch.complex64)},
-        "another network": small_state(), "wrappers": {"model": {"state_dict": {"net": {"model": {}}}}},
-        "bytes": {"w": b"abc"}, "set": {"w": {1, 2}}, "a module": torch.nn.Linear(2, 2),
-        "escape codes": {"\x1b[2J" * 9: torch.zeros(1)}, "long names": {"w" * 10**6: torch.zeros(1), "v": 1},
-        "many others": {f"{n}": n for n in range(1000)} | {"w": torch.zeros(1)},
+    alone, unneeded, mixed = "instead of named tensors", "which no state dict of dense tensors", "mixes its tensors"
+    contents: dict[str, tuple[Any, str]] = {
+        "list": ([1, 2], alone), "number": (3, alone), "text": ("w", alone), "nothing": (None, alone),
+        "tensor": (torch.zeros(2), alone), "tuple": ((torch.zeros(1),), alone),
+        "empty": ({}, NAMELESS), "numbers": ({"a": 1}, NAMELESS), "counter": (Counter("abc"), NAMELESS),
+        "keys are numbers": ({1: torch.zeros(1)}, NAMELESS), "ordered": (OrderedDict(a=1), NAMELESS),
+        "keys are tuples": ({(1, 2): torch.zeros(1)}, NAMELESS), "bytes": ({"w": b"abc"}, NAMELESS),
+        "set": ({"w": {1, 2}}, NAMELESS),
+        "wrappers": ({"model": {"state_dict": {"net": {"model": {}}}}}, NAMELESS),
+        "mixed": ({"w": torch.zeros(1), "epoch": 3}, mixed),
+        "long names": ({"w" * 10**6: torch.zeros(1), "v": 1}, mixed),
+        "many others": ({f"{n}": n for n in range(1000)} | {"w": torch.zeros(1)}, mixed),
+        "sparse": ({"w": torch.eye(3).to_sparse()}, unneeded), "quantized": ({"w": _quantized()}, unneeded),
+        "meta": ({"w": torch.empty(10**12, device="meta")}, unneeded),
+        "complex": ({"w": torch.ones(2, dtype=torch.complex64)}, UNFIT), "another network": (small_state(), UNFIT),
+        "escape codes": ({"\x1b[2J" * 9: torch.zeros(1)}, UNFIT), "a module": (torch.nn.Linear(2, 2), FOREIGN),
     }  # fmt: skip
-    for name, content in contents.items():
-        for zipped in (True, False):
-            buffer = io.BytesIO()
-            torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
-            where = "zip" if zipped else "legacy"
-            yield Case("odd content", f"{name}, {where}", writes(buffer.getvalue()), suffix=".pt")
+    for name, (content, says) in contents.items():
+        for new in (True, False):
+            # An old file has a module's source as well, under the name of a storage.
+            words = "that is no storage" if name == "a module" and not new else says
+            title = f"{name}, {'zip' if new else 'legacy'}"
+            yield Case("odd content", title, saves(content, zipped=new), suffix=".pt", says=words)
 
 
 def pickle_cases(canary: Path) -> Iterator[Case]:

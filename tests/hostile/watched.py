@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hostile_case import Case
+from hostile_case import Case, check_whole
 
 SECONDS = 5.0
 """A file may take."""
@@ -107,7 +107,7 @@ class Watch:
         case.make(path)
         size = path.stat().st_blocks * 512 / 2**20 if path.is_file() else 0.0
         before = _listing(place)
-        answer = self._ask({"command": case.command, "path": str(path), "arch": case.arch})
+        answer = self._ask({"command": case.command, "path": str(path), "arch": case.arch, "whole": case.whole})
         faults = list(_faults(case, answer, size))
         if _listing(place) != before:
             faults.append("the file or its folder was changed")
@@ -246,11 +246,12 @@ def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def _carry_out(command: str, path: str, arch: str | None) -> None:
+def _carry_out(command: str, path: str, arch: str | None, whole: bool = False) -> None:
     """Read a file as a user's command does.
 
     Raises:
         SurgeonError: it is refused.
+        ValueError: it is `whole`, as of `whole_state`, and something else was read.
     """
     import surgeon
     from surgeon.checkpoint.tree_file import read_tree
@@ -258,7 +259,9 @@ def _carry_out(command: str, path: str, arch: str | None) -> None:
     from surgeon.report.records import decoded, run_of
 
     if command == "load":
-        surgeon.load(path, arch)
+        model = surgeon.load(path, arch)
+        if whole:
+            check_whole(model)
     elif command == "inspect":
         _inspect(path, arch)
     elif command == "plan":
