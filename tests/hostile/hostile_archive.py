@@ -13,8 +13,8 @@ from hostile_case import whole_state
 
 ENTRY = b"PK\x01\x02"
 FIELDS = {
-    "flags": (8, "<H"), "method": (10, "<H"), "packed": (20, "<L"), "size": (24, "<L"), "name_size": (28, "<H"),
-    "extra_size": (30, "<H"), "start": (42, "<L"),
+    "magic": (0, "<L"), "flags": (8, "<H"), "method": (10, "<H"), "packed": (20, "<L"), "size": (24, "<L"),
+    "name_size": (28, "<H"), "extra_size": (30, "<H"), "start": (42, "<L"),
 }  # fmt: skip
 """Where a field of an entry of the directory is, and how it is written."""
 

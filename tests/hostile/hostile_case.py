@@ -112,12 +112,13 @@ def check_whole(model: nn.Module) -> None:
 
 def whole_file(metadata: Mapping[str, str] | None = None) -> bytes:
     """Return a sound file of that network."""
-    header, data = _whole_parts()
+    header, data = whole_parts()
     return framed(text(header if metadata is None else header | {"__metadata__": dict(metadata)}), data)
 
 
 @functools.cache
-def _whole_parts() -> tuple[dict[str, Any], bytes]:
+def whole_parts() -> tuple[dict[str, Any], bytes]:
+    """Return the header of that file, as what it says, and its data."""
     content = laid_out(whole_state())
     start = 8 + int.from_bytes(content[:8], "little")
     return json.loads(content[8:start]), content[start:]

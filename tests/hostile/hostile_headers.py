@@ -4,24 +4,48 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hostile_case import ARCH, Case, framed, laid_out, small_state, text, whole_state, writes
+from hostile_case import ARCH, Case, framed, laid_out, text, whole_file, whole_parts, whole_state, writes
 
 ENTRY: dict[str, Any] = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 SECOND = ENTRY | {"data_offsets": [8, 16]}
 DATA = bytes(8)
 MILLION = 1_000_000
+EARLY, NO_JSON, NAMES_NOTHING = "it ends before its header", "its header is not JSON", "its header names no tensors"
+OUTSIDE, UNTAKEN, UNKNOWN = "lies outside the file", "does not take", "has the unknown type"
+
+
+MANY = "more than 524288 values"
+VALUES = frozenset({
+    "a hundred thousand entries", "a million empty objects", "ten million axes", "a million axes of 1",
+    "metadata of a million names",
+})  # fmt: skip
+"""Headers that are short enough, and hold too much."""
+
+SAYS = {
+    **dict.fromkeys(
+        ["beyond the file", "far beyond the file", "negative start", "negative both", "backwards"], OUTSIDE),
+    **dict.fromkeys(
+        ["huge shape", "shape that overflows to nothing", "shape too small", "shape too large", "empty shape",
+         "empty axis", "wrong dtype"], UNTAKEN),
+    **dict.fromkeys(
+        ["unknown dtype", "dtype of no text", "dtype of a list", "null dtype", "dtype in small letters",
+         "dtype with control characters", "dtype of a million letters", "no dtype"], UNKNOWN),
+}  # fmt: skip
+"""What is said of an entry that is not malformed."""
 
 
 def lengths() -> Iterator[Case]:
     """Yield headers whose length is not what it is said to be."""
     header = text({"w": ENTRY})
     for length in (0, 1, 2, 2**20, 10**8, 10**8 + 1, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1):
-        yield Case("header length", str(length), writes(length.to_bytes(8, "little") + header + DATA))
+        says = EARLY if length > 2 else NO_JSON
+        yield Case("header length", str(length), writes(length.to_bytes(8, "little") + header + DATA), says=says)
     for change in (-40, -8, -1, 1, 8, 9):
-        length = (len(header) + change).to_bytes(8, "little")
-        yield Case("header length", f"{change:+d}", writes(length + header + DATA))
+        length, says = len(header) + change, EARLY if change > len(DATA) else NO_JSON
+        content = length.to_bytes(8, "little") + header + DATA
+        yield Case("header length", f"{change:+d}", writes(content), says=says)
     for size in range(9):
-        yield Case("header length", f"{size} bytes in all", writes(b"\x02" + bytes(size)))
+        yield Case("header length", f"{size} bytes in all", writes(b"\x02" + bytes(size)), says=EARLY)
 
 
 def malformed() -> Iterator[Case]:
@@ -64,7 +88,6 @@ def malformed() -> Iterator[Case]:
         "dtype in small letters": ENTRY | {"dtype": "f32"},
         "dtype with control characters": ENTRY | {"dtype": "\x1b[31mF32"},
         "dtype of a million letters": ENTRY | {"dtype": "F" * MILLION},
-        "unknown field": ENTRY | {"code": "import os"},
         "no dtype": {"shape": [2], "data_offsets": [0, 8]},
         "no shape": {"dtype": "F32", "data_offsets": [0, 8]},
         "no fields": {},
@@ -73,10 +96,14 @@ def malformed() -> Iterator[Case]:
         "null": None,
     }  # fmt: skip
     for name, entry in entries.items():
-        yield Case("header entry", name, writes(framed(text({"w": entry}), DATA)))
+        yield Case("header entry", name, writes(framed(text({"w": entry}), DATA)), says=SAYS.get(name, "is malformed"))
     for name in ("", "\x1b[2J", "w\n" * 50, "../../w", "w" * 100_000, "\u202e", "\ud800"):
         header = text({name: ENTRY | {"shape": [9]}})
-        yield Case("header entry", f"name {name[:12]!a}", writes(framed(header, DATA)))
+        yield Case("header entry", f"name {name[:12]!a}", writes(framed(header, DATA)), says=UNTAKEN)
+    # Of no use, and without harm.
+    header, data = whole_parts()
+    more = {name: entry | {"code": "import os"} for name, entry in header.items()}
+    yield Case("header entry", "unknown field", writes(framed(text(more), data)), "read", whole=True)
 
 
 def layouts() -> Iterator[Case]:
@@ -93,7 +120,10 @@ def layouts() -> Iterator[Case]:
             {"w": ENTRY, "e": {"dtype": "F32", "shape": [0], "data_offsets": [12, 12]}, "v": SECOND}, 16),
     }  # fmt: skip
     for name, (header, size) in layouts.items():
-        yield Case("header layout", name, writes(framed(text(header), bytes(size))))
+        says = (
+            "gap before it" if "gap " in name else "behind its last tensor" if "after" in name else "overlaps another"
+        )
+        yield Case("header layout", name, writes(framed(text(header), bytes(size))), says=says)
 
 
 def repeated() -> Iterator[Case]:
@@ -130,7 +160,12 @@ def no_json() -> Iterator[Case]:
         "only metadata": text({"__metadata__": {"a": "b"}}),
     }  # fmt: skip
     for name, header in headers.items():
-        yield Case("header JSON", name, writes(framed(header, DATA)))
+        says = {
+            "empty object": "holds no tensor", "only metadata": "holds no tensor", "list": NAMES_NOTHING,
+            "number": NAMES_NOTHING, "text": NAMES_NOTHING, "null": NAMES_NOTHING,
+            "number that overflows": "is malformed",
+        }.get(name, NO_JSON)  # fmt: skip
+        yield Case("header JSON", name, writes(framed(header, DATA)), says=says)
 
 
 def metadata() -> Iterator[Case]:
@@ -140,12 +175,17 @@ def metadata() -> Iterator[Case]:
         "number in it": {"a": 1}, "null in it": {"a": None}, "object in it": {"a": {"b": "c"}},
     }  # fmt: skip
     for name, value in values.items():
-        yield Case("metadata", name, writes(framed(text({"__metadata__": value, "w": ENTRY}), DATA)))
-    names = {"architecture": "\x1b[2J" * 20, "architecture_args": "{" * 50, "format": "tf"}
-    for name, value in names.items():
+        content = framed(text({"__metadata__": value, "w": ENTRY}), DATA)
+        yield Case("metadata", name, writes(content), says="is not text by name")
+    names = {
+        "architecture": ("\x1b[2J" * 20, "has no network named"), "architecture_args": ("{" * 50, "nested deeper than"),
+        # Whose names they are is nobody's business.
+        "format": ("tf", ""),
+    }  # fmt: skip
+    for name, (value, says) in names.items():
         # Without --arch: the metadata decides.
-        content = laid_out(small_state(), {"architecture": "resnet18", name: value})
-        yield Case("metadata", name, writes(content), arch=None)
+        content, outcome = whole_file({"architecture": ARCH, name: value}), "refused" if says else "read"
+        yield Case("metadata", name, writes(content), outcome, arch=None, says=says, whole=not says)
 
 
 def costly() -> Iterator[Case]:
@@ -174,7 +214,7 @@ def costly() -> Iterator[Case]:
         "deep lists": lambda: b'{"w":' + b"[" * MILLION + b"]" * MILLION + b"}",
         "deep objects": lambda: b'{"w":' * MILLION + b"1" + b"}" * MILLION,
         "lists 900 deep": lambda: b'{"w":' + b"[" * 900 + b"]" * 900 + b"}",
-        "unclosed lists": lambda: b"[" * (90 * MILLION),
+        "unclosed lists": lambda: b"[" * (30 * MILLION + 1),
         "metadata of a million names": lambda: b'{"__metadata__":'
         + entries(MILLION).replace(empty.encode(), b'""') + b"}",
         "text of 90 million letters": lambda: b'{"' + b"w" * (90 * MILLION) + b'":1}',
@@ -187,20 +227,25 @@ def costly() -> Iterator[Case]:
         def write(path: Path, make: Any = make) -> None:
             path.write_bytes(framed(make(), DATA))
 
-        yield Case("costly header", name, write)
+        short = ("deep", "lists 900", "unclosed")
+        says = (
+            "nested deeper than 8" if name.startswith(short) else MANY if name in VALUES else "more than the 33554432"
+        )
+        yield Case("costly header", name, write, says=says)
 
     def sparse(path: Path) -> None:
         with path.open("wb") as file:
             file.truncate(2**40)
 
-    yield Case("costly header", "a tebibyte of nothing", sparse)
+    yield Case("costly header", "a tebibyte of nothing", sparse, says=NO_JSON)
 
     def sparse_behind(path: Path) -> None:
         path.write_bytes(framed(text({"w": ENTRY}), DATA))
         with path.open("ab") as file:
             file.truncate(2**40)
 
-    yield Case("costly header", "a tebibyte behind the last tensor", sparse_behind)
+    behind = "a tebibyte behind the last tensor"
+    yield Case("costly header", behind, sparse_behind, says="bytes behind its last tensor")
 
 
 def header_cases() -> Iterator[Case]:

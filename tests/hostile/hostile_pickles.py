@@ -174,7 +174,7 @@ def _costly() -> Iterator[tuple[str, tuple[bytes, str]]]:
     yield "a number of a million digits", (b"I" + b"9" * 1_000_000 + b"\n.", "it has the step 0x49")
     ends = {
         "text beyond the file": b"X\xff\xff\xff\xff.", "long beyond the file": b"\x8a\xff.",
-        "nothing but a mark": b"(.", "an empty stack": b".", "no end": b"}",
+        "nothing but a mark": b"(.", "an empty stack": b".", "no end": b"}", "a place cut short": b"j\x01",
     }  # fmt: skip
     for name, end in ends.items():
         says = "numbers that are too long" if name.startswith("long") else "it is truncated or damaged"

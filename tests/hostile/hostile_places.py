@@ -54,13 +54,35 @@ MAKERS: dict[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 
+SAYS = {
+    **dict.fromkeys(["folder", "link to a folder"], "is a folder"),
+    **dict.fromkeys(
+        ["pipe", "socket", "link to /dev/zero", "link to /dev/random", "link to the terminal"], "no regular file"),
+    **dict.fromkeys(["dangling link", "nothing"], "does not exist"),
+    **dict.fromkeys(["link to /proc/self/mem", "link to /proc/kmsg", "empty"], "is empty"),
+    "link to itself": "cannot be opened",
+}  # fmt: skip
+GARBAGE = {
+    "one byte": {".safetensors": "it ends before its header", ".pth": "it has the step 0x00"},
+    "a null": {".safetensors": "its header is not JSON", ".pth": "it has the step 0x00"},
+}
+KNOWN = {
+    "web page": "is a web page", "Git LFS": "a pointer of Git LFS", "gzip": "compressed with gzip",
+    "bzip2": "compressed with bzip2", "xz": "compressed with xz", "HDF5": "an HDF5 file", "NumPy": "an array of NumPy",
+    "GGUF": "a GGUF file",
+}  # fmt: skip
+"""What is said of foreign files that are told by their first bytes."""
+
+
 def place_cases() -> Iterator[Case]:
     """Yield all of them."""
     for name, make in MAKERS.items():
         for suffix in (".safetensors", ".pth"):
-            yield Case("place", f"{name}{suffix}", make, suffix=suffix)
+            yield Case("place", f"{name}{suffix}", make, suffix=suffix, says=SAYS.get(name) or GARBAGE[name][suffix])
     for suffix in (".npz", ".safetensors.gz", "", ".py", ".pkl"):
-        yield Case("place", f"suffix {suffix or 'of none'}", writes(laid_out(whole_state())), suffix=suffix)
+        yield Case(
+            "place", f"suffix {suffix or 'of none'}", writes(laid_out(whole_state())), suffix=suffix, says="suffix"
+        )
     foreign = {
         "web page": b"<!DOCTYPE html><html>", "Git LFS": b"version https://git-lfs.github.com/spec/v1\n",
         "gzip": b"\x1f\x8b" + bytes(50), "bzip2": b"BZh9" + bytes(50), "xz": b"\xfd7zXZ\0" + bytes(50),
@@ -70,9 +92,15 @@ def place_cases() -> Iterator[Case]:
     }  # fmt: skip
     for name, content in foreign.items():
         for suffix in (".safetensors", ".bin"):
-            yield Case("foreign", f"{name}{suffix}", writes(content), suffix=suffix)
-    yield Case("place", "link to a sound file", _sound_link, outcome="read")
+            says = KNOWN.get(name) or (
+                "it ends before its header" if suffix == ".safetensors" else "a pickle that is not"
+            )
+            yield Case("foreign", f"{name}{suffix}", writes(content), suffix=suffix, says=says)
+    yield Case("place", "link to a sound file", _sound_link, outcome="read", whole=True)
     for name in ("pipe", "socket", "dangling link", "link to itself", "link to /dev/zero", "empty", "folder"):
         # Nothing there names a network; with --arch it is not even looked at.
-        yield Case("config.json", f"is a {name}", _beside(MAKERS[name]), arch=None)
-        yield Case("config.json", f"is a {name}, and --arch is given", _beside(MAKERS[name]), outcome="read", arch=ARCH)
+        says = "is not JSON" if name == "empty" else "no config.json that names it"
+        yield Case("config.json", f"is a {name}", _beside(MAKERS[name]), arch=None, says=says)
+        yield Case(
+            "config.json", f"is a {name}, and --arch is given", _beside(MAKERS[name]), "read", arch=ARCH, whole=True
+        )

@@ -105,6 +105,7 @@ def lies() -> Iterator[Case]:
         "name beyond the directory": (whole.saying(last, name_size=65535), damaged),
         "extra beyond the directory": (whole.saying(last, extra_size=65535), damaged),
         "extra of the next entry": (whole.saying(pickled, extra_size=100), damaged),
+        "entry without its mark": (whole.saying(pickled, magic=0), damaged),
         "a name in other letters": (whole.adding({b"archive/DATA.PKL": EMPTY}), "has two records of one name"),
         "in 64 bits": (whole.saying(pickled, _extra(whole, pickled), **large), ""),
         "in 64 bits, larger than the file": (

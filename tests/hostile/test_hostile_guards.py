@@ -6,21 +6,37 @@ from pathlib import Path
 import pytest
 from hostile_case import Case, check_whole
 from hostile_files import all_cases
+from hostile_headers import header_cases
 from hostile_pickles import code, costly, odd_contents
 from hostile_zips import contents, lies
 
 import surgeon
 from surgeon.errors import SurgeonError
 
-COSTLY = ("million", "1000000 deep", "70,000 records")
+COSTLY = ("million", "1000000 deep", "70,000 records", "costly header")
 """What takes long to make or to refuse, and is left to the watch."""
 
 
-KINDS: tuple[Callable[[], Iterator[Case]], ...] = (lies, contents, costly, odd_contents)
-
-
-LOADED = ("zip bomb", "zip directory", "zip content", "pickle of code", "costly pickle", "costly call", "odd content")
-"""What `torch.load` would see."""
+KINDS: tuple[Callable[[], Iterator[Case]], ...] = (lies, contents, costly, odd_contents, header_cases)
+SAID = (
+    "zip bomb",
+    "zip directory",
+    "zip content",
+    "pickle of code",
+    "costly pickle",
+    "costly call",
+    "odd content",
+    "header length",
+    "header entry",
+    "header layout",
+    "header repeats",
+    "header JSON",
+    "metadata",
+    "costly header",
+    "place",
+    "foreign",
+)
+"""Files of which every one that is refused says why."""
 
 
 def cheap(kind: Callable[[], Iterator[Case]]) -> Iterator[Case]:
@@ -56,6 +72,6 @@ def test_no_pickle_runs_code(tmp_path: Path) -> None:
 
 def test_every_refusal_says_why(tmp_path: Path) -> None:
     """What is refused for something else than what a file is an example of does not count."""
-    cases = [case for case in all_cases(tmp_path / "canary", mutations=1) if case.kind in LOADED]
+    cases = [case for case in all_cases(tmp_path / "canary", mutations=1) if case.kind in SAID]
     assert [case.title for case in cases if case.outcome == "refused" and not case.says] == []
     assert [case.title for kind in KINDS for case in kind() if case.outcome == "read" and not case.whole] == []
