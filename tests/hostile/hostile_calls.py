@@ -106,6 +106,17 @@ def _values() -> Iterator[tuple[str, bytes, str]]:
     yield "attributes of equal texts", words + bags + b"t", steps
     state = called("torch._utils._rebuild_parameter_with_state", tensor(4, 1), b"\x89", b"N", b"Nh\x01\x86")
     yield "a parameter's attributes a thousand times", entries + b"](" + state * 100 + b"e", steps
+    no_function = "it calls what is no function"
+    yield "a call of a text", text("collections.OrderedDict") + b")R", no_function
+    yield "a call with a list", function("argparse.Namespace") + b"]R", no_function
+    yield "an entry behind a mapping", b"}K\x01a", "it appends to what is no list"
+    yield "attributes of a mapping", b"}}" + text("a") + b"K\x01sb", none
+    yield "attributes of a counter", called("collections.Counter") + b"}" + text("a") + b"K\x01sb", none
+    yield "attributes that are a list", called("argparse.Namespace") + b"]b", none
+    for name, key in (("a long text as its key", text("k" * 65)), ("a long text as its device", text("0"))):
+        device = text("cpu" if "key" in name else "c" * 65)
+        named = b"(" + text("storage") + function("torch.FloatStorage") + key + device + number(16) + b"tQ"
+        yield f"a storage with {name}", named, "that is no storage"
     yield "storages with tuples as keys", (
         b"(" + text("storage") + function("torch.FloatStorage") + b"K\x01\x85" + text("cpu") + number(16) + b"tQ"
     ), "that is no storage"  # fmt: skip
@@ -129,7 +140,10 @@ def call_cases() -> Iterator[Case]:
     for name, value, says in _values():
         pickled = START + b"}(" + text("model") + b"}" + text("w") + tensor(4, 1) + b"s" + text("x") + value + b"u."
         yield Case("costly call", name, writes(archive(pickled, STORAGE)), suffix=".pth", says=says)
-    pickles = {f"{at}.pkl": START + b"N" * 2**19 + b"." for at in range(3)}
+    long = START + b"N" * 2**19 + b"."
+    old = writes(long * 5)
+    yield Case("costly pickle", "five of many steps, legacy", old, suffix=".pth", says="steps")
+    pickles = {f"{at}.pkl": long for at in range(3)}
     yield Case(
         "costly pickle", "three of many steps", writes(archive(START + b"}.", pickles)), suffix=".pth", says="steps"
     )

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 
 import torch
-from hostile_case import Case, cut, laid_out, small_state, whole_state, writes
+from hostile_case import Case, Outcome, cut, laid_out, small_state, whole_state, writes
 
 ADDRESS = re.compile(rb"X[\x0a-\x14]\0\0\0\d{10,20}")
 MARKS = b'{}[]:,"'
+EMPTY = "is empty"
 RECORDS = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07")
 
 
@@ -35,19 +36,29 @@ def truncated() -> Iterator[Case]:
     places = [place for place, letter in enumerate(content[: 8 + length]) if letter in MARKS]
     places += [8 + length, 8 + length + 24, 8 + length + 40, len(content) - 1, *range(9)]
     for place, rest in cut(content, places):
-        yield Case("truncated safetensors", f"at {place}", writes(rest))
+        says = EMPTY if not place else "ends before its header" if place < 8 + length else "lies outside the file"
+        yield Case("truncated safetensors", f"at {place}", writes(rest), says=says)
     content = saved(small_state(), zipped=True)
     places = [place + step for mark in RECORDS for place in _places(content, mark) for step in (0, 4, 30)]
     for place, rest in cut(content, [*places, *range(1, 5), len(content) - 1, len(content) - 2]):
-        yield Case("truncated zip", f"at {place}", writes(rest), suffix=".pth")
+        # Before the mark of an archive is whole, it is a pickle that begins with a letter.
+        says = EMPTY if not place else "it has the step 0x50" if place < 4 else " is truncated or damaged"
+        yield Case("truncated zip", f"at {place}", writes(rest), suffix=".pth", says=says)
     content = saved(small_state(), zipped=False)
-    for place, rest in cut(content, [*_opcodes(content), len(content) - 1, len(content) - 100]):
-        yield Case("truncated pickle", f"at {place}", writes(rest), suffix=".pth")
+    steps = _opcodes(content)
+    for place, rest in cut(content, [*steps, len(content) - 1, len(content) - 100]):
+        says = EMPTY if not place else "is truncated or damaged" if place <= steps[-1] else "is truncated"
+        yield Case("truncated pickle", f"at {place}", writes(rest), suffix=".pth", says=says)
     for suffix, whole in _wholes():
         for share in (0.001, 0.5, 0.999):
             place = int(len(whole) * share)
-            yield Case("truncated network", f"{suffix}, at {place}", writes(whole[:place]), suffix=suffix)
-        yield Case("truncated network", f"{suffix}, longer", writes(whole + b"\0"), suffix=suffix, outcome="either")
+            yield Case(
+                "truncated network", f"{suffix}, at {place}", writes(whole[:place]), suffix=suffix, says="truncated"
+            )
+        behind = {".safetensors": "behind its last tensor", ".pt": "does not end as an archive"}.get(suffix, "")
+        outcome: Outcome = "refused" if behind else "either"
+        longer = writes(whole + b"\0")
+        yield Case("truncated network", f"{suffix}, longer", longer, outcome, suffix, says=behind)
 
 
 def _wholes() -> list[tuple[str, bytes]]:

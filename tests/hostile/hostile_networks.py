@@ -151,28 +151,53 @@ def _configs() -> Iterator[Case]:
 
 def resized_cases() -> Iterator[Case]:
     """Yield files whose header describes changed widths or cross-attention sets that the network cannot have."""
-    numbers = {"negative": -1, "none": 0, "huge": 2**31 - 1, "beyond 64 bits": 2**70, "a point": 1.5, "text": "8"}
-    widths: dict[str, Any] = {f"a width that is {name}": {"out_channels": size} for name, size in numbers.items()}
-    widths |= {"an unknown size": {"depth": 2}, "no size": {}, "a list": [8], "another width": {"out_channels": 7}}
-    structures: dict[str, Any] = {
-        name: {"version": 1, "widths": {"conv_stem": sizes}, "attention": {}} for name, sizes in widths.items()
+    whole, unshaped = "sizes that are not whole numbers", "and the file's is [24, 3, 3, 3]"
+    numbers = {
+        "negative": (-1, whole), "none": (0, whole), "huge": (2**31 - 1, unshaped), "beyond 64 bits": (2**70, whole),
+        "a point": (1.5, whole), "text": ("8", whole),
+    }  # fmt: skip
+    widths: dict[str, tuple[Any, str]] = {
+        f"a width that is {name}": ({"out_channels": size}, says) for name, (size, says) in numbers.items()
     }
-    sets: dict[str, Any] = {
-        "negative": [-1], "beyond": [10**6], "huge": [2**31 - 1], "descending": [2, 1], "twice": [1, 1], "none": [],
-        "all": list(range(24)), "text": ["1"], "a number": 1, "a million": list(range(10**6)),
+    widths |= {
+        "an unknown size": ({"depth": 2}, "'depth', which a Conv2d has not"), "no size": ({}, whole),
+        "a list": ([8], whole), "another width": ({"out_channels": 7}, unshaped),
     }  # fmt: skip
-    for name, chosen in sets.items():
+    structures: dict[str, tuple[Any, str]] = {
+        name: ({"version": 1, "widths": {"conv_stem": sizes}, "attention": {}}, says)
+        for name, (sizes, says) in widths.items()
+    }
+    uncounted, foreign = "written channels that are not whole numbers", "a written channel that is not one of its 24"
+    folded, extreme, long = (
+        "written channels that do not ascend",
+        "written channels as new, not some",
+        "characters, more than",
+    )
+    sets: dict[str, tuple[Any, str]] = {
+        "negative": ([-1], uncounted), "beyond": ([10**6], foreign), "huge": ([2**31 - 1], foreign),
+        "descending": ([2, 1], folded), "twice": ([1, 1], folded), "none": ([], extreme),
+        "all": ([*range(24)], extreme),
+        "text": (["1"], uncounted), "a number": (1, uncounted), "a million": ([*range(10**6)], long),
+    }  # fmt: skip
+    for name, (chosen, says) in sets.items():
         attention = {"conv_stem": {"written": chosen, "read": [0]}}
-        structures[f"a set that is {name}"] = {"version": 1, "widths": {}, "attention": attention}
+        structures[f"a set that is {name}"] = ({"version": 1, "widths": {}, "attention": attention}, says)
+    read = {"conv_stem": {"written": [0], "read": [3]}}
+    structures["a read channel beyond"] = (
+        {"version": 1, "widths": {}, "attention": read}, "a read channel that is not one of its 3")  # fmt: skip
+    unnamed, parts = "which the network lacks", "does not consist of attention, version, widths"
     structures |= {
-        "no layer": {"version": 1, "widths": {"nothing": {"out_channels": 8}}, "attention": {}},
-        "another version": {"version": 10**9, "widths": {}, "attention": {}},
-        "no attention": {"version": 1, "widths": {}}, "a list of all": [], "null": None,
-        "a hundred thousand layers": {
-            "version": 1, "widths": {f"{n}": {"x": 1} for n in range(10**5)}, "attention": {}},
+        "no layer": ({"version": 1, "widths": {"nothing": {"out_channels": 8}}, "attention": {}}, unnamed),
+        "another version": ({"version": 10**9, "widths": {}, "attention": {}}, "is of version 1000000000"),
+        "no attention": ({"version": 1, "widths": {}}, parts), "a list of all": ([], parts), "null": (None, parts),
+        "a hundred thousand layers": (
+            {"version": 1, "widths": {f"{n}": {"x": 1} for n in range(10**5)}, "attention": {}}, unnamed),
     }  # fmt: skip
-    texts = {name: json.dumps(structure) for name, structure in structures.items()}
-    texts |= {"no JSON": "{", "deep": "[" * 100_000, "a million lists": "[" + "[]," * 10**6 + "[]]", "empty": ""}
-    for name, described in texts.items():
+    texts = {name: (json.dumps(structure), says) for name, (structure, says) in structures.items()}
+    texts |= {
+        "no JSON": ("{", "is not JSON"), "deep": ("[" * 100_000, "nested deeper than 8"), "empty": ("", "is not JSON"),
+        "a million lists": ("[" + "[]," * 10**6 + "[]]", long),
+    }  # fmt: skip
+    for name, (described, says) in texts.items():
         header = {"architecture": ARCH, "surgeon_structure": described}
-        yield Case("header's structure", name, writes(whole_file(header)), arch=None)
+        yield Case("header's structure", name, writes(whole_file(header)), arch=None, says=says)

@@ -10,6 +10,8 @@ from hostile_files import all_cases, sample
 from watched import Watch
 
 FILES = 120
+UNSAID = ("mutated", "plan", "record", "state", "config.json", "header's arguments", "header's network", "odd numbers")
+"""Kinds in which a file may be refused without a word on what for: by chance, or since all else in it is sound."""
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +63,13 @@ def test_the_watch_sees_what_goes_wrong(places: tuple[Watch, Path], tmp_path: Pa
     assert any(says in fault for fault in verdict.faults), verdict
 
 
-def test_there_are_enough_files_and_each_has_a_name_of_its_own(tmp_path: Path) -> None:
-    titles = [case.title for case in all_cases(tmp_path / "canary", mutations=1)]
+def test_there_are_enough_files_with_a_name_of_their_own_and_a_reason_to_be_refused(tmp_path: Path) -> None:
+    cases = list(all_cases(tmp_path / "canary", mutations=1))
+    titles = [case.title for case in cases]
     assert len(titles) > 500
     assert len(set(titles)) == len(titles)
+    # A file that is refused for something else than what it is an example of shows nothing.
+    assert [case.title for case in cases if case.outcome == "refused" and not (case.says or case.kind in UNSAID)] == []
 
 
 def test_the_same_seed_makes_the_same_files(tmp_path: Path) -> None:

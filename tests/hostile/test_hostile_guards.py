@@ -1,42 +1,25 @@
 """Every guard before a pickle is loaded, by files in which nothing else is wrong; all of them, and without a watch."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hostile_case import Case, check_whole
-from hostile_files import all_cases
+from hostile_damage import truncated
 from hostile_headers import header_cases
 from hostile_pickles import code, costly, odd_contents
 from hostile_zips import contents, lies
 
 import surgeon
+from surgeon.checkpoint import torch_file
 from surgeon.errors import SurgeonError
 
 COSTLY = ("million", "1000000 deep", "70,000 records", "costly header")
 """What takes long to make or to refuse, and is left to the watch."""
 
 
-KINDS: tuple[Callable[[], Iterator[Case]], ...] = (lies, contents, costly, odd_contents, header_cases)
-SAID = (
-    "zip bomb",
-    "zip directory",
-    "zip content",
-    "pickle of code",
-    "costly pickle",
-    "costly call",
-    "odd content",
-    "header length",
-    "header entry",
-    "header layout",
-    "header repeats",
-    "header JSON",
-    "metadata",
-    "costly header",
-    "place",
-    "foreign",
-)
-"""Files of which every one that is refused says why."""
+KINDS: tuple[Callable[[], Iterator[Case]], ...] = (lies, contents, costly, odd_contents, header_cases, truncated)
 
 
 def cheap(kind: Callable[[], Iterator[Case]]) -> Iterator[Case]:
@@ -50,10 +33,12 @@ def fault(case: Case, path: Path) -> str:
     try:
         model = surgeon.load(path, case.arch)
     except SurgeonError as error:
-        return "" if case.outcome == "refused" and case.says in str(error) else str(error)
+        return "" if case.outcome != "read" and case.says in str(error) else str(error)
+    if case.outcome == "refused" or not (case.whole or case.outcome == "either"):
+        return "read, and held against nothing"
     if case.whole:
         check_whole(model)
-    return "" if case.outcome == "read" else "read"
+    return ""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,8 +55,16 @@ def test_no_pickle_runs_code(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
-def test_every_refusal_says_why(tmp_path: Path) -> None:
-    """What is refused for something else than what a file is an example of does not count."""
-    cases = [case for case in all_cases(tmp_path / "canary", mutations=1) if case.kind in SAID]
-    assert [case.title for case in cases if case.outcome == "refused" and not case.says] == []
-    assert [case.title for kind in KINDS for case in kind() if case.outcome == "read" and not case.whole] == []
+def test_no_pickle_runs_code_where_nothing_has_looked_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's restricted unpickler is the second guard, and is enough for that."""
+    canary = tmp_path / "canary"
+    monkeypatch.setattr(torch_file, "_look_through", lambda path, zipped: None)
+    cases = [case for case in code(canary) if case.suffix != ".tar" and "tar " not in case.name]
+    for case in cases:
+        case.make(tmp_path / f"file{case.suffix}")
+        with contextlib.suppress(SurgeonError):
+            surgeon.load(tmp_path / f"file{case.suffix}", case.arch)
+        assert not canary.exists(), case.title
+    assert len(cases) > 100
