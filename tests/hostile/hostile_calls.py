@@ -106,6 +106,8 @@ def _values() -> Iterator[tuple[str, bytes, str]]:
     yield "attributes of equal texts", words + bags + b"t", steps
     state = called("torch._utils._rebuild_parameter_with_state", tensor(4, 1), b"\x89", b"N", b"Nh\x01\x86")
     yield "a parameter's attributes a thousand times", entries + b"](" + state * 100 + b"e", steps
+    view = (storage(), number(0), b"(K\x04t", b"(K\x01t")
+    yield "hooks that are a list", called("torch._utils._rebuild_tensor_v2", *view, b"\x89", b"]"), given
     no_function = "it calls what is no function"
     yield "a call of a text", text("collections.OrderedDict") + b")R", no_function
     yield "a call with a list", function("argparse.Namespace") + b"]R", no_function

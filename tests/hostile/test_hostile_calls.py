@@ -130,7 +130,7 @@ def test_a_large_file_may_take_more_steps() -> None:
 @pytest.mark.parametrize(
     "extra",
     [
-        b"abc\xff" * 30, bytearray(b"abc"), {("top", 1): 0.5}, {1, ("a", 2)}, {torch.float32: 1}, 2**127,
+        b"abc\xff" * 30, bytearray(b"abc"), bytearray(), {("top", 1): 0.5}, {1, ("a", 2)}, {torch.float32: 1}, 2**127,
         torch.Size([1, 2]), [torch.device("cpu"), torch.device("cuda", 1)], 1j, torch.strided, Counter("abca"),
         argparse.Namespace(a=[1], b=(1, None)), OrderedDict([((1, 2), 3)]), torch.get_rng_state(),
         torch.ones(1).expand(5), torch.ones(2, dtype=torch.complex64).conj(), torch.ones(2, dtype=torch.bfloat16),
