@@ -248,7 +248,29 @@ def costly() -> Iterator[Case]:
     yield Case("costly header", behind, sparse_behind, says="bytes behind its last tensor")
 
 
+def bounds() -> Iterator[Case]:
+    """Yield headers just beyond what is read, which cost little."""
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    headers: dict[str, tuple[Any, str]] = {
+        "axes": ({"w": ENTRY | {"shape": [2] + [1] * 64}}, "is malformed"),
+        "tensors": ({f"{number}": empty for number in range(2**15 + 1)}, "names 32769 tensors, more than 32768"),
+        "values": ({"w": [0] * 2**19}, MANY),
+        # Only the library knows that this is no text.
+        "letters": ({"\ud800": ENTRY}, "is no sound safetensors file"),
+    }
+    for name, (header, says) in headers.items():
+        data = b"" if name == "tensors" else DATA
+        yield Case("header bounds", name, writes(framed(text(header), data)), says=says)
+
+    def long(path: Path) -> None:
+        with path.open("wb") as file:
+            file.write((2**25 + 1).to_bytes(8, "little"))
+            file.truncate(8 + 2**25 + 1)
+
+    yield Case("header bounds", "length", long, says="more than the 33554432")
+
+
 def header_cases() -> Iterator[Case]:
     """Yield all of them."""
-    for cases in (lengths, malformed, layouts, repeated, no_json, metadata, costly):
+    for cases in (lengths, malformed, layouts, repeated, no_json, metadata, bounds, costly):
         yield from cases()
