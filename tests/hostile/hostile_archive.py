@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Self
 
 import torch
@@ -69,9 +70,16 @@ class Archive:
         return replace(self, body=bytes(body))
 
     def without(self, *names: bytes) -> Self:
-        """Return the archive with a directory that lacks these records."""
-        kept = (one for one, name in zip(self.entries, self.names, strict=True) if name not in names)
-        return replace(self, entries=tuple(kept))
+        """Return the archive without these records, and without a gap where they were."""
+        starts = [self.told(at, "start") for at in range(len(self.entries))]
+        ends = dict(pairwise([*sorted(starts), len(self.body)]))
+        made, body = replace(self, entries=()), b""
+        for one, name, start in zip(self.entries, self.names, starts, strict=True):
+            if name not in names:
+                made = replace(made, entries=(*made.entries, one))
+                made = made.saying(len(made.entries) - 1, start=len(body))
+                body += self.body[start : ends[start]]
+        return replace(made, body=body)
 
     def adding(self, records: Mapping[bytes, bytes]) -> Self:
         """Return the archive with these records behind the others, even where one has the same name."""

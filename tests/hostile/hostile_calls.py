@@ -34,8 +34,9 @@ def called(name: str, *arguments: bytes, step: bytes = b"R") -> bytes:
 
 
 def storage(kind: str = "FloatStorage") -> bytes:
-    """Push a storage of sixteen numbers."""
-    return b"(" + text("storage") + function(f"torch.{kind}") + text("0") + text("cpu") + number(16) + b"tQ"
+    """Push a storage of sixteen numbers, of each kind another one."""
+    key = "0" if kind == "FloatStorage" else kind
+    return b"(" + text("storage") + function(f"torch.{kind}") + text(key) + text("cpu") + number(16) + b"tQ"
 
 
 def tensor(size: int, stride: int, kind: str = "FloatStorage") -> bytes:
