@@ -202,7 +202,7 @@ def _storages() -> Iterator[tuple[str, Mapping[str, View], str, str]]:
     views = whole_views()
     true = views[WEIGHT]
     classes, features = true.size
-    none, few = DAMAGED, "more than its storage"
+    none, few, other = DAMAGED, "more than its storage", "has a storage that is not as large as its tensors have it"
     yield "no lie", views, "", ""
 
     def changed(view: View) -> Mapping[str, View]:
@@ -212,11 +212,10 @@ def _storages() -> Iterator[tuple[str, Mapping[str, View], str, str]]:
         yield f"{count} classes of one row", changed(replace(true, size=(count, features), stride=(0, 0))), few, few
         absent = replace(true, size=(count, features))
         yield f"{count} numbers that are not there", changed(absent), none, none
-        # An archive has as many as it has, and what the tensors have of them is right.
-        yield f"a storage of {count}", changed(replace(true, numel=count)), "", none
+        yield f"a storage of {count}", changed(replace(true, numel=count)), other, other
         yield f"an offset of {count}", changed(replace(true, offset=count)), none, none
     everything = {name: replace(view, numel=10**9) for name, view in views.items()}
-    yield "storages that all go to the end", everything, "bytes of tensors, and has", none
+    yield "storages that all go to the end", everything, other, other
     one = replace(true, stride=(0, 1), numel=features, data=true.data[: 4 * features])
     yield "one row for all classes", changed(one), few, few
     windows = replace(true, stride=(1, 1), numel=classes + features, data=true.data[: 4 * (classes + features)])
@@ -224,7 +223,7 @@ def _storages() -> Iterator[tuple[str, Mapping[str, View], str, str]]:
     yield "a negative size", changed(replace(true, size=(-classes, features))), none, none
     yield "a negative stride", changed(replace(true, stride=(-features, 1))), none, none
     yield "a negative offset", changed(replace(true, offset=-4)), none, none
-    yield "a negative storage", changed(replace(true, numel=-true.numel)), none, none
+    yield "a negative storage", changed(replace(true, numel=-true.numel)), other, other
     yield "sizes that overflow", changed(replace(true, size=(2**32, 2**32), stride=(0, 0))), none, none
     given = "_rebuild_tensor_v2 with what no state dict gives it"
     yield "a thousand axes", changed(replace(true, size=(1,) * 1000, stride=(0,) * 1000)), given, given
