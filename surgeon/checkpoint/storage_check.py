@@ -53,11 +53,17 @@ def check_records(pickle: bytes, storages: Mapping[str, Storage], records: Mappi
         records: all of the archive, by name in small letters.
 
     Raises:
-        StorageError: a record is missing, or has not as many bytes as the numbers of its storage.
+        StorageError: a record is missing, has not as many bytes as the numbers of its storage, or is that of another
+            storage, too: each would be a copy of it.
     """
     home = pickle[: pickle.rfind(b"/") + 1] + FOLDER
+    taken = set()
     for key, storage in storages.items():
-        name = home + key.encode(errors="surrogatepass")
-        record = records.get(name.lower())
+        name = (home + key.encode(errors="surrogatepass")).lower()
+        record = records.get(name)
         if record is None or record.size != storage.nbytes:
             raise StorageError("has a storage that is not as large as its tensors have it")
+        # Case is nothing to the reader of PyTorch.
+        if name in taken:
+            raise StorageError("has two storages in one record")
+        taken.add(name)

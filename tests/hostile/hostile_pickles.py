@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from hostile_archive import whole_archive
 from hostile_case import Case, saves, small_state, writes
-from hostile_state import LEGACY_START, MAGIC, View, unzipped, whole_views, zipped
+from hostile_state import LEGACY_START, MAGIC, View, part_of, unzipped, whole_views, zipped
 from hostile_zips import archive
 
 WEIGHT = "classifier.weight"
@@ -139,6 +139,9 @@ def costly() -> Iterator[Case]:
         for where, content, words in (("zip", zipped(views), says), ("legacy", unzipped(views), old)):
             title, outcome = f"{name}, {where}", "refused" if words else "read"
             yield Case("costly pickle", title, writes(content), outcome, ".pth", says=words, whole=not words)
+    for name, views, says in _parts():
+        outcome = "refused" if says else "read"
+        yield Case("costly pickle", name, writes(unzipped(views)), outcome, ".pth", says=says, whole=not says)
 
 
 def _costly() -> Iterator[tuple[str, tuple[bytes, str]]]:
@@ -229,6 +232,25 @@ def _storages() -> Iterator[tuple[str, Mapping[str, View], str, str]]:
     yield "a thousand axes", changed(replace(true, size=(1,) * 1000, stride=(0,) * 1000)), given, given
     # Only old files say of what a storage is a part.
     yield "a part of parts", changed(replace(true, part=b"(" + b"K\x01" * 4 + b"t")), "", "that is no storage"
+    # Each of them would be a copy.
+    equal = {name: view for name, view in views.items() if name in ("bn1.weight", "bn1.running_var")}
+    cased = {name: replace(view, key=key) for (name, view), key in zip(equal.items(), "aA", strict=True)}
+    yield "two storages of one name", views | cased, "two storages in one record", ""
+
+
+def _parts() -> Iterator[tuple[str, Mapping[str, View], str]]:
+    """A whole network whose storages are parts of one: as many numbers as they need, or more that are others' too."""
+    views = whole_views()
+    floats = {name: view for name, view in views.items() if view.kind == "FloatStorage"}
+    data = b"".join(view.data for view in floats.values())
+    for title, others, says in (("of one", False, ""), ("that overlap", True, "bytes of tensors, and has")):
+        place, made = 0, {}
+        for name, view in floats.items():
+            size = len(data) // 4 - place if others else view.numel
+            part = part_of(f"part {view.key}", place, size)
+            made[name] = replace(view, numel=len(data) // 4, data=data, part=part, key="whole")
+            place += view.numel
+        yield f"storages that are parts {title}", views | made, says
 
 
 def _quantized() -> torch.Tensor:

@@ -40,6 +40,11 @@ class View:
     key: str = "0"
 
 
+def part_of(key: str, offset: int, size: int) -> bytes:
+    """Return what an old file says of a storage that is a part of another one."""
+    return b"(" + text(key) + number(offset) + number(size) + b"t"
+
+
 def _pickled(view: View, *, old: bool) -> bytes:
     def axes(values: tuple[int, ...]) -> bytes:
         return b"(" + b"".join(map(number, values)) + b"t"
@@ -65,14 +70,16 @@ def whole_views() -> dict[str, View]:
 def zipped(views: Mapping[str, View], beside: bytes = b"") -> bytes:
     """Return an archive with these tensors by name, and a value beside their state dict."""
     records = {"data.pkl": _state(views, beside, old=False), "byteorder": b"little", "version": b"3\n"}
-    return archive_of(records | {f"data/{view.key}": view.data for view in views.values()}).written()
+    # Case is nothing to the reader of PyTorch.
+    return archive_of(records | {f"data/{view.key.lower()}": view.data for view in views.values()}).written()
 
 
 def unzipped(views: Mapping[str, View], beside: bytes = b"") -> bytes:
     """Return a file of PyTorch before 1.6 with these tensors by name, and a value beside their state dict."""
     content = LEGACY_START + _state(views, beside, old=True)
-    content += pickle.dumps([view.key for view in views.values()], protocol=2)
-    for view in views.values():
+    blocks = {view.key: view for view in views.values()}
+    content += pickle.dumps(list(blocks), protocol=2)
+    for view in blocks.values():
         width = 8 if view.kind == "LongStorage" else 4
         content += struct.pack("<q", len(view.data) // width) + view.data
     return content
