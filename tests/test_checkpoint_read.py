@@ -39,6 +39,11 @@ def _safetensors(header: bytes, data: bytes = b"") -> bytes:
     return len(header).to_bytes(8, "little") + header + data
 
 
+def test_a_tensor_may_be_called_as_what_state_dicts_are_under(tmp_path: Path) -> None:
+    torch.save(TENSORS | {"net": torch.ones(2)}, tmp_path / "one.pth")
+    assert _same(read(tmp_path / "one.pth").tensors, TENSORS | {"net": torch.ones(2)})
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".th", ".tar", ".bin", ".PTH"])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_torch_files_of_every_suffix_and_both_formats(tmp_path: Path, suffix: str, zipped: bool) -> None:

@@ -67,7 +67,7 @@ def read_torch(path: Path) -> Any:
 
 def _look_through(path: Path, zipped: bool) -> None:
     """Refuse what would cost more than it is worth, before PyTorch sees it."""
-    if not zipped and _is_tar(path):
+    if _is_tar(path):
         raise CheckpointError(
             f"{path} is a tar archive, of whatever files, or as PyTorch before 0.2 wrote them.",
             f"Unpack it where it holds a checkpoint, and give that. {_ALONE}",

@@ -19,7 +19,8 @@ def number(value: int) -> bytes:
 
 def text(value: str) -> bytes:
     """Push a text."""
-    return b"X" + struct.pack("<I", len(value)) + value.encode()
+    encoded = value.encode(errors="surrogatepass")
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
 
 
 def function(name: str) -> bytes:

@@ -219,7 +219,7 @@ def _storages() -> Iterator[tuple[str, Mapping[str, View], str, str]]:
         yield f"an offset of {count}", changed(replace(true, offset=count)), none, none
     everything = {name: replace(view, numel=10**9) for name, view in views.items()}
     yield "storages that all go to the end", everything, other, other
-    one = replace(true, stride=(0, 1), numel=features, data=true.data[: 4 * features])
+    one = replace(true, stride=(0, 1), numel=features, data=(true.data or b"")[: 4 * features])
     yield "one row for all classes", changed(one), few, few
     windows = replace(true, stride=(1, 1), numel=classes + features, data=true.data[: 4 * (classes + features)])
     yield "windows over each other", changed(windows), few, few
@@ -232,6 +232,8 @@ def _storages() -> Iterator[tuple[str, Mapping[str, View], str, str]]:
     yield "a thousand axes", changed(replace(true, size=(1,) * 1000, stride=(0,) * 1000)), given, given
     # Only old files say of what a storage is a part.
     yield "a part of parts", changed(replace(true, part=b"(" + b"K\x01" * 4 + b"t")), "", "that is no storage"
+    for title, key in (("that is not there", "none"), ("named by half a letter", "\ud800")):
+        yield f"a storage {title}", changed(replace(true, key=key, data=None)), other, "lists other storages"
     # Each of them would be a copy.
     equal = {name: view for name, view in views.items() if name in ("bn1.weight", "bn1.running_var")}
     cased = {name: replace(view, key=key) for (name, view), key in zip(equal.items(), "aA", strict=True)}

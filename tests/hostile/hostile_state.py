@@ -24,7 +24,7 @@ class View:
         stride: of them, in numbers.
         numel: of its storage.
         offset: of its first number.
-        data: the bytes of its storage in the file.
+        data: the bytes of its storage in the file; None where it is not there.
         kind: of the storage.
         part: what an old file says of which part the storage is of another one; nothing is the usual.
         key: of the storage.
@@ -34,7 +34,7 @@ class View:
     stride: tuple[int, ...]
     numel: int
     offset: int = 0
-    data: bytes = field(default=b"", repr=False)
+    data: bytes | None = field(default=b"", repr=False)
     kind: str = "FloatStorage"
     part: bytes = b"N"
     key: str = "0"
@@ -71,17 +71,17 @@ def zipped(views: Mapping[str, View], beside: bytes = b"") -> bytes:
     """Return an archive with these tensors by name, and a value beside their state dict."""
     records = {"data.pkl": _state(views, beside, old=False), "byteorder": b"little", "version": b"3\n"}
     # Case is nothing to the reader of PyTorch.
-    return archive_of(records | {f"data/{view.key.lower()}": view.data for view in views.values()}).written()
+    stored = {f"data/{view.key.lower()}": view.data for view in views.values() if view.data is not None}
+    return archive_of(records | stored).written()
 
 
 def unzipped(views: Mapping[str, View], beside: bytes = b"") -> bytes:
     """Return a file of PyTorch before 1.6 with these tensors by name, and a value beside their state dict."""
     content = LEGACY_START + _state(views, beside, old=True)
-    blocks = {view.key: view for view in views.values()}
+    blocks = {view.key: (view.kind, view.data) for view in views.values() if view.data is not None}
     content += pickle.dumps(list(blocks), protocol=2)
-    for view in blocks.values():
-        width = 8 if view.kind == "LongStorage" else 4
-        content += struct.pack("<q", len(view.data) // width) + view.data
+    for kind, data in blocks.values():
+        content += struct.pack("<q", len(data) // (8 if kind == "LongStorage" else 4)) + data
     return content
 
 
