@@ -18,6 +18,7 @@ import torch
 
 from surgeon.checkpoint.read import read
 from surgeon.errors import CheckpointError
+from surgeon.structure import ATTENDING
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "checkpoints"
 TENSORS = {"conv.weight": torch.arange(12.0).reshape(3, 4), "bn.bias": torch.tensor([1.5, -2.0])}
@@ -37,6 +38,14 @@ def _same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor] = TENS
 
 def _safetensors(header: bytes, data: bytes = b"") -> bytes:
     return len(header).to_bytes(8, "little") + header + data
+
+
+def test_only_layers_of_which_it_is_said_plainly_have_cross_attention(tmp_path: Path) -> None:
+    state = OrderedDict(TENSORS)
+    said = {"conv": {ATTENDING: True}, 7: {ATTENDING: True}, "bn": 3, "one": {ATTENDING: 1}, "two": {}}
+    vars(state)["_metadata"] = said
+    torch.save(state, tmp_path / "one.pth")
+    assert read(tmp_path / "one.pth").attending == ("conv",)
 
 
 def test_a_tensor_may_be_called_as_what_state_dicts_are_under(tmp_path: Path) -> None:

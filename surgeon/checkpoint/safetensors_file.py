@@ -103,7 +103,7 @@ def _parsed(path: Path, longest: int) -> tuple[dict[str, Any], int]:
     with open_regular(path) as file:
         after_length = os.fstat(file.fileno()).st_size - LENGTH_BYTES
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if after_length < 0 or length > min(after_length, LONGEST_HEADER):
+        if length > min(after_length, LONGEST_HEADER):
             raise CheckpointError(f"{path} is truncated or no safetensors file: it ends before its header.", _REMEDY)
         if length > longest:
             raise CheckpointError(

@@ -180,7 +180,7 @@ def _costly() -> Iterator[tuple[str, tuple[bytes, str]]]:
         "nothing but a mark": b"(.", "an empty stack": b".", "no end": b"}", "a place cut short": b"j\x01",
     }  # fmt: skip
     for name, end in ends.items():
-        says = "numbers that are too long" if name.startswith("long") else "it is truncated or damaged"
+        says = "numbers that are too long" if name.startswith("long") else "it is truncated or damaged. Fetch"
         yield name, (start + end, says)
 
 
