@@ -34,12 +34,9 @@ def parse(
         ValueError: it is no JSON.
     """
     _check_extent(text, most, deepest)
-    try:
-        return json.loads(
-            text, object_pairs_hook=None if repeats else _without_repeats, parse_constant=constant or _no_constant
-        )
-    except RecursionError as error:
-        raise BoundError("it is nested too deep") from error
+    return json.loads(
+        text, object_pairs_hook=None if repeats else _without_repeats, parse_constant=constant or _no_constant
+    )
 
 
 def _check_extent(text: str, most: int, deepest: int) -> None:

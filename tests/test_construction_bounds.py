@@ -14,6 +14,7 @@ import surgeon
 from surgeon.checkpoint import construction
 from surgeon.checkpoint.arguments import checked
 from surgeon.checkpoint.construction import ExcessError, bounded
+from surgeon.checkpoint.state_dict import stored_bytes
 from surgeon.errors import ArchitectureError
 
 FEW = 2**20
@@ -64,6 +65,12 @@ def test_steps_are_left_to_a_profiler_that_counts_already() -> None:
             assert sys.getprofile() is own
     finally:
         sys.setprofile(None)
+
+
+def test_storages_that_begin_at_one_place_count_as_the_larger_one() -> None:
+    whole = torch.UntypedStorage(16)
+    large, small = (torch.empty(0, dtype=torch.uint8).set_(storage) for storage in (whole, whole[:4]))
+    assert stored_bytes({"a": large, "b": small}) == stored_bytes({"a": small, "b": large}) == 16
 
 
 def test_what_is_computed_counts_before_anything_keeps_it() -> None:

@@ -232,6 +232,9 @@ def _storages() -> Iterator[tuple[str, Mapping[str, View], str, str]]:
     yield "a thousand axes", changed(replace(true, size=(1,) * 1000, stride=(0,) * 1000)), given, given
     # Only old files say of what a storage is a part.
     yield "a part of parts", changed(replace(true, part=b"(" + b"K\x01" * 4 + b"t")), "", "that is no storage"
+    dense = "sparse, quantized or without data"
+    quantized = replace(true, kind="QInt8Storage", data=(true.data or b"")[: true.numel])
+    yield "quantized numbers", changed(quantized), dense, dense
     for title, key in (("that is not there", "none"), ("named by half a letter", "\ud800")):
         yield f"a storage {title}", changed(replace(true, key=key, data=None)), other, "lists other storages"
     # Each of them would be a copy.

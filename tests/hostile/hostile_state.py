@@ -11,6 +11,7 @@ from hostile_calls import START, called, function, number, text
 from hostile_case import whole_state
 
 KINDS = {torch.float32: "FloatStorage", torch.int64: "LongStorage"}
+WIDTHS = {"FloatStorage": 4, "LongStorage": 8, "QInt8Storage": 1}
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 LEGACY_START = MAGIC + pickle.dumps(1001, protocol=2) + pickle.dumps({"little_endian": True}, protocol=2)
 
@@ -81,7 +82,7 @@ def unzipped(views: Mapping[str, View], beside: bytes = b"") -> bytes:
     blocks = {view.key: (view.kind, view.data) for view in views.values() if view.data is not None}
     content += pickle.dumps(list(blocks), protocol=2)
     for kind, data in blocks.values():
-        content += struct.pack("<q", len(data) // (8 if kind == "LongStorage" else 4)) + data
+        content += struct.pack("<q", len(data) // WIDTHS[kind]) + data
     return content
 
 
