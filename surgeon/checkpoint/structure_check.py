@@ -156,7 +156,7 @@ def _check_sets(module: nn.Module, sizes: Mapping[str, int], sets: CrossSets, wh
     for side, chosen, size in (("written", sets.written, "out_channels"), ("read", sets.read, "in_channels")):
         if any(later <= earlier for earlier, later in pairwise(chosen)):
             raise CheckpointError(f"{where} {side} channels that do not ascend.", REMEDY)
-        if chosen and (chosen[0] < 0 or chosen[-1] >= sizes[size]):
+        if chosen and chosen[-1] >= sizes[size]:
             raise CheckpointError(f"{where} a {side} channel that is not one of its {sizes[size]}.", REMEDY)
         if not 0 < len(chosen) < sizes[size]:
             raise CheckpointError(f"{where} {len(chosen)} of {sizes[size]} {side} channels as new, not some.", REMEDY)
