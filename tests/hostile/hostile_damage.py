@@ -41,8 +41,8 @@ def truncated() -> Iterator[Case]:
     content = saved(small_state(), zipped=True)
     places = [place + step for mark in RECORDS for place in _places(content, mark) for step in (0, 4, 30)]
     for place, rest in cut(content, [*places, *range(1, 5), len(content) - 1, len(content) - 2]):
-        # Before the mark of an archive is whole, it is a pickle that begins with a letter.
-        says = EMPTY if not place else "it has the step 0x50" if place < 4 else " is truncated or damaged"
+        # Before the mark of an archive is whole, it begins with a letter.
+        says = EMPTY if not place else "does not begin as a file of" if place < 4 else " is truncated or damaged"
         yield Case("truncated zip", f"at {place}", writes(rest), suffix=".pth", says=says)
     content = saved(small_state(), zipped=False)
     steps = _opcodes(content)

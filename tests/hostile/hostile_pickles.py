@@ -74,10 +74,11 @@ def code(canary: Path) -> Iterator[Case]:
         for protocol in (0, 2, 4):
             pickled = called(module, function, argument, protocol=protocol)
             # Texts of protocol 0, and names on the stack of protocol 4, are no steps of a file of torch.save.
-            says = {0: "it has the step 0x56", 2: FOREIGN, 4: "it has the step 0x93"}[protocol]
+            says = {0: "it has the step 0x56", 2: FOREIGN, 4: "it is of protocol 4"}[protocol]
             for where, content in (("zip", archive(pickled)), ("legacy", legacy(pickled)), ("bare", pickled)):
                 title = f"{name}, protocol {protocol}, {where}"
-                yield Case("pickle of code", title, writes(content), suffix=".pth", says=says)
+                begins = says if content[0] in b"P\x80" else "does not begin as a file of torch.save"
+                yield Case("pickle of code", title, writes(content), suffix=".pth", says=begins)
         old = tar(called(module, function, argument))
         yield Case("pickle of code", f"{name}, tar", writes(old), suffix=".tar", says="tar archive")
     pickled, path = called("os", "mkdir", place), _text(place, 2)
@@ -85,14 +86,15 @@ def code(canary: Path) -> Iterator[Case]:
         "a module's source": (
             b"\x80\x02((X\x06\x00\x00\x00modulecargparse\nNamespace\nX\x04\x00\x00\x00x.pyX\x01\x00\x00\x00ytQ.",
             "no storage"),
-        "INST": (b"(" + path + b"ios\nmkdir\n.", "it has the step 0x69"),
-        "OBJ": (b"(cos\nmkdir\n" + path + b"o.", "it has the step 0x6f"),
+        "INST": (b"\x80\x02(" + path + b"ios\nmkdir\n.", "it has the step 0x69"),
+        "OBJ": (b"\x80\x02(cos\nmkdir\n" + path + b"o.", "it has the step 0x6f"),
         "NEWOBJ": (b"\x80\x02cos\nmkdir\n(" + path + b"t\x81.", FOREIGN),
-        "NEWOBJ_EX": (b"\x80\x04cos\nmkdir\n(" + path + b"t}\x92.", "it has the step 0x92"),
+        "NEWOBJ_EX": (b"\x80\x02cos\nmkdir\n(" + path + b"t}\x92.", "it has the step 0x92"),
         "BUILD": (b"\x80\x02cargparse\nNamespace\n)\x81cos\nmkdir\nb.", "sets attributes of what has none"),
         "BUILD of a function": (
             b"\x80\x02cos\nmkdir\n}" + _text("__setstate__", 2) + path + b"sb.", "sets attributes of what has none"),
-        "EXT1": (b"\x80\x02\x82\x01.", "it has the step 0x82"), "PERSID": (b"Pstorage\n.", "it has the step 0x50"),
+        "EXT1": (b"\x80\x02\x82\x01.", "it has the step 0x82"),
+        "PERSID": (b"\x80\x02Pstorage\n.", "it has the step 0x50"),
         "BINPERSID": (b"\x80\x02K\x01Q.", "no storage"),
         "in the second pickle": (MAGIC + pickled, FOREIGN),
         "in the third pickle": (MAGIC + pickle.dumps(1001, 2) + pickled, FOREIGN),

@@ -63,13 +63,13 @@ SAYS = {
     "link to itself": "cannot be opened",
 }  # fmt: skip
 GARBAGE = {
-    "one byte": {".safetensors": "it ends before its header", ".pth": "it has the step 0x00"},
-    "a null": {".safetensors": "its header is not JSON", ".pth": "it has the step 0x00"},
+    "one byte": {".safetensors": "it ends before its header", ".pth": "does not begin as a file of torch"},
+    "a null": {".safetensors": "its header is not JSON", ".pth": "does not begin as a file of torch"},
 }
 KNOWN = {
     "web page": "is a web page", "Git LFS": "a pointer of Git LFS", "gzip": "compressed with gzip",
     "bzip2": "compressed with bzip2", "xz": "compressed with xz", "HDF5": "an HDF5 file", "NumPy": "an array of NumPy",
-    "GGUF": "a GGUF file",
+    "GGUF": "a GGUF file", "picture": "is a PNG image", "program": "is a program",
 }  # fmt: skip
 """What is said of foreign files that are told by their first bytes."""
 
@@ -93,7 +93,7 @@ def place_cases() -> Iterator[Case]:
     for name, content in foreign.items():
         for suffix in (".safetensors", ".bin"):
             says = KNOWN.get(name) or (
-                "it ends before its header" if suffix == ".safetensors" else "a pickle that is not"
+                "it ends before its header" if suffix == ".safetensors" else "does not begin as a file of torch"
             )
             yield Case("foreign", f"{name}{suffix}", writes(content), suffix=suffix, says=says)
     yield Case("place", "link to a sound file", _sound_link, outcome="read", whole=True)
