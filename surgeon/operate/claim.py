@@ -50,6 +50,17 @@ def claimed(job: Job) -> Iterator[None]:
         yield
 
 
+def sweep(job: Job) -> None:
+    """Remove what a run that was stopped as it let go of its outputs has left of their locks.
+
+    Args:
+        job: what is done; where another process works at it, that will.
+    """
+    if is_main() and any(claim_of(path).path.is_dir() for _, path in outputs(job)):
+        with contextlib.suppress(OutputError), claimed(job):
+            pass
+
+
 @contextlib.contextmanager
 def _held(states: StateFolder) -> Iterator[None]:
     if states.path.exists() and not states.path.is_dir():

@@ -20,6 +20,7 @@ from surgeon.errors import (
     StateError,
     SurgeonError,
 )
+from surgeon.operate.claim import sweep
 from surgeon.operate.comparison_claim import claimed, tidy
 from surgeon.operate.comparison_recipe import files_terms, recipe
 from surgeon.operate.inputs import Say
@@ -138,6 +139,7 @@ class Place:
         known = self.outcome()
         if known is not None:
             tidy(self.folder)
+            sweep(self.job)
             return known
         with claimed(self.folder, lambda: self.outcome() is not None) as mine:
             # Another process may have come to its end just now.
@@ -168,6 +170,7 @@ class Place:
                 return self._failed(f"{type(error).__name__}: {shown(error)}", hooks.say)
             record = json.loads(done.to_json())
             self._check_inputs(record)
+        sweep(self.job)
         self._write(None)
         return self._outcome(record, None)
 

@@ -137,6 +137,14 @@ def test_what_a_killed_comparison_has_left_of_its_record_goes_with_the_next(tmp_
     (run / "claim").touch()
     compared()
     assert not (run / "claim").exists()
+    # Killed as it let go of its outputs, before or after it was taken down that it is over.
+    for taken_down in (True, False):
+        (run / "result-best.state").mkdir()
+        (run / "result-best.state" / "lock").touch()
+        if not taken_down:
+            (run / "run.json").unlink()
+        compared()
+        assert not (run / "result-best.state").exists()
 
 
 def test_a_record_whose_half_was_taken_away_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
