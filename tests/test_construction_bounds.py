@@ -15,7 +15,7 @@ from surgeon.checkpoint import construction
 from surgeon.checkpoint.arguments import checked
 from surgeon.checkpoint.construction import ExcessError, bounded
 from surgeon.checkpoint.state_dict import stored_bytes
-from surgeon.errors import ArchitectureError
+from surgeon.errors import ArchitectureError, CheckpointError
 
 FEW = 2**20
 
@@ -35,9 +35,26 @@ def test_whatever_a_builder_raises_is_told_in_a_sentence(tmp_path: Path) -> None
 
 def test_a_builder_that_computes_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(construction, "MOST_CALLS", 20_000)
+    monkeypatch.setattr(construction, "LEEWAY", 10**6)
     path = described(tmp_path, "convit_tiny", {"num_heads": 4096})
     with pytest.raises(ArchitectureError, match="more than 20000 calls of torch"):
         surgeon.load(path)
+
+
+def test_what_has_no_memory_yet_counts_before_all_of_it_is_made() -> None:
+    # Each takes as many bytes.
+    with bounded(2**20):
+        for _ in range(4):
+            torch.nn.Linear(512, 512, bias=False, device="meta")
+        with pytest.raises(ExcessError, match="more than 1048576 bytes"):
+            torch.nn.Linear(512, 512, bias=False, device="meta")
+
+
+def test_a_single_number_too_many_is_no_classifier(tmp_path: Path) -> None:
+    state = timm.create_model("test_efficientnet").state_dict()
+    save_file({**state, "more": torch.tensor(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="more"):
+        surgeon.load(tmp_path / "a.safetensors", "test_efficientnet")
 
 
 def test_a_builder_that_computes_without_torch_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,9 @@ families of networks have less than a tenth of that."""
 SPARE_BYTES = 2**27
 """Memory that a network may take besides that for its weights."""
 
+LEEWAY = 4
+"""As many times that may be made on the way by what takes no memory."""
+
 WIDEST = 4
 """Bytes of a number in the network, where it may be a single one in the file."""
 
@@ -39,15 +42,15 @@ def bounded(most_bytes: int | None, *, steps: bool = True) -> Iterator[None]:
     """Stop a builder that makes or computes too much, as soon as it does.
 
     Args:
-        most_bytes: memory of all parameters and buffers together, and of what any computation gives; what has no memory
-            does not count. None for any.
+        most_bytes: memory of all parameters and buffers together, and of what any computation gives; of what
+            has no memory yet, a quarter counts, and of no tensor more than that of it. None for any.
         steps: count also what is computed without torch, unless a profiler or debugger is counting already.
 
     Raises:
         ExcessError: there are more than 25,000 parts, 200,000 calls of torch or 45 million calls and returns of any
             function, or they take more memory.
     """
-    builder, parts, taken = threading.get_ident(), 0, 0
+    builder, parts, taken = threading.get_ident(), 0, 0.0
     # Held until the end: another tensor could get the identity of one that is gone.
     counted: dict[int, Tensor] = {}
 
@@ -57,9 +60,11 @@ def bounded(most_bytes: int | None, *, steps: bool = True) -> Iterator[None]:
         if threading.get_ident() != builder:
             return
         parts += 1
-        if isinstance(part, Tensor) and not part.is_meta and id(part) not in counted:
+        if isinstance(part, Tensor) and id(part) not in counted:
             counted[id(part)] = part
-            taken += part.nbytes
+            # What has no memory yet may be put away again, or a few tensors be of another size than in the file; see
+            # `check_memory` for what is left.
+            taken += min(part.nbytes, most_bytes or 0) / LEEWAY if part.is_meta else part.nbytes
         if parts > MOST_PARTS:
             raise ExcessError(f"it has more than {MOST_PARTS} modules and tensors")
         if most_bytes is not None and taken > most_bytes:

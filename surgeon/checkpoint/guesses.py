@@ -64,9 +64,9 @@ def _added_classifier(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict
     """The common size of surplus tensors, for networks that have no classifier by default."""
     del skeleton
     surplus = [misfit.found for misfit in found if misfit.wanted is None and misfit.found is not None]
-    sizes = {tuple(tensor.shape[:1]) for tensor in surplus}
-    if len(sizes) == 1 and len(surplus) == len(found) and surplus[0].numel():
-        yield {NUM_CLASSES: surplus[0].shape[0]}
+    sizes = {tensor.shape[0] if tensor.dim() else 0 for tensor in surplus}
+    if len(sizes) == 1 and len(surplus) == len(found) and surplus[0].numel() and all(sizes):
+        yield {NUM_CLASSES: sizes.pop()}
 
 
 def _first_layer(skeleton: nn.Module, found: list[Misfit]) -> Iterator[dict[str, Any]]:
