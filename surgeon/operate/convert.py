@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from surgeon.checkpoint.write import refuse_existing, remove_leftovers, replacing
 from surgeon.errors import OptionError, OutputError, TraceError
 from surgeon.operate.images import check_input
+from surgeon.operate.stopping import obeyed
 
 Kind = Literal["onnx", "full"]
 SUFFIXES: dict[Kind, str] = {"onnx": ".onnx", "full": ".pt2"}
@@ -123,6 +124,13 @@ def convert(
     check_conversion(path, kind, overwrite)
     model.eval()
     check_input(model, torch.zeros(1, *size))
+    with obeyed():
+        return _converted(model, path, kind, size, batch, overwrite)
+
+
+def _converted(
+    model: nn.Module, path: Path, kind: Kind, size: Sequence[int], batch: int | None, overwrite: bool
+) -> Conversion:
     program = _program(model, torch.zeros(batch or 2, *size), batch)
     write, open_again = {"onnx": (_write_onnx, _onnx_answers), "full": (_write_full, _full_answers)}[kind]
     tried = TRIED_BATCHES if batch is None else (batch, batch)
