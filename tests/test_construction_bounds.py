@@ -44,7 +44,7 @@ def test_a_builder_that_computes_without_end_is_stopped(tmp_path: Path, monkeypa
 def test_what_has_no_memory_yet_counts_before_all_of_it_is_made() -> None:
     # Each takes as many bytes.
     with bounded(2**20):
-        for _ in range(4):
+        for _ in range(construction.LEEWAY):
             torch.nn.Linear(512, 512, bias=False, device="meta")
         with pytest.raises(ExcessError, match="more than 1048576 bytes"):
             torch.nn.Linear(512, 512, bias=False, device="meta")

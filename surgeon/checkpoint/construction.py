@@ -26,7 +26,7 @@ families of networks have less than a tenth of that."""
 SPARE_BYTES = 2**27
 """Memory that a network may take besides that for its weights."""
 
-LEEWAY = 4
+LEEWAY = 16
 """As many times that may be made on the way by what takes no memory."""
 
 WIDEST = 4
@@ -43,19 +43,19 @@ def bounded(most_bytes: int | None, *, steps: bool = True) -> Iterator[None]:
 
     Args:
         most_bytes: memory of all parameters and buffers together, and of what any computation gives; of what
-            has no memory yet, a quarter counts, and of no tensor more than that of it. None for any.
+            has no memory yet there may be 16 times as much, where no tensor counts for more. None for any.
         steps: count also what is computed without torch, unless a profiler or debugger is counting already.
 
     Raises:
         ExcessError: there are more than 25,000 parts, 200,000 calls of torch or 45 million calls and returns of any
             function, or they take more memory.
     """
-    builder, parts, taken = threading.get_ident(), 0, 0.0
+    builder, parts, taken, planned = threading.get_ident(), 0, 0, 0
     # Held until the end: another tensor could get the identity of one that is gone.
     counted: dict[int, Tensor] = {}
 
     def count(module: nn.Module, name: str, part: nn.Module | Tensor | None) -> None:
-        nonlocal parts, taken
+        nonlocal parts, taken, planned
         # Others may build networks at the same time.
         if threading.get_ident() != builder:
             return
@@ -64,10 +64,13 @@ def bounded(most_bytes: int | None, *, steps: bool = True) -> Iterator[None]:
             counted[id(part)] = part
             # What has no memory yet may be put away again, or a few tensors be of another size than in the file; see
             # `check_memory` for what is left.
-            taken += min(part.nbytes, most_bytes or 0) / LEEWAY if part.is_meta else part.nbytes
+            if part.is_meta:
+                planned += min(part.nbytes, most_bytes or 0)
+            else:
+                taken += part.nbytes
         if parts > MOST_PARTS:
             raise ExcessError(f"it has more than {MOST_PARTS} modules and tensors")
-        if most_bytes is not None and taken > most_bytes:
+        if most_bytes is not None and (taken > most_bytes or planned > LEEWAY * most_bytes):
             raise ExcessError(f"it takes more than {most_bytes} bytes, for which the file has no weights")
 
     handles = [
